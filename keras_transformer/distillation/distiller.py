@@ -1,0 +1,288 @@
+"""The training loop of distillation, as a Keras model: compile, fit, evaluate, predict."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_transformer.distillation.outputs import Outputs
+from keras_transformer.distillation.taps import select_inputs, with_taps
+from keras_transformer.distillation.teachers import Teacher, teacher_of
+from keras_transformer.distillation.terms import LossTerm, checked_terms, needs_of
+from keras_transformer.distillation.weighing import TermMean, labelled, term_mean
+from keras_transformer.layers.masks import Tensor
+
+
+class Weighed(NamedTuple):
+    """The loss of one batch, and each term's mean in the order of the terms."""
+
+    loss: Tensor  # scalar float32; on one replica out of many: its share, and the shares add up to the loss
+    means: list[TermMean]
+
+
+class Distiller(keras.Model):
+    """Trains `student` on a weighted sum of losses that may look at `teacher` (Hinton et al. 2015 and after).
+
+    One step: the teacher's forward pass, with `training=False` and outside the tape; one forward pass of the
+    student; loss = sum_k weight_k * mean_k + the student's own regularisation losses; one step of the
+    student's trainable weights and of those that a loss owns. mean_k is the weighted mean over the rows (or
+    tokens) that term k counts: sample weights, the padding mask and unlabelled rows (label -1) are seen to
+    here, so no loss can forget them. Over the replicas of a MirroredStrategy it is the mean over the whole
+    batch.
+
+    The logs hold "loss", one entry a term (its mean, unweighted) and the metrics given to `compile`, which
+    look at the student's logits on labelled rows. `predict` and calling it give the student's logits.
+    `fit(x)` without labels works, and so do batches that mix both.
+
+    The teacher is only called: it isn't frozen, copied, saved, or part of `weights`. `save` and `export` write
+    the student alone. `save_weights` writes what training needs to go on: the student, the losses' weights,
+    the optimizer.
+
+    Args:
+        student: a Keras model that gives logits (B, C) or (B, T, V).
+        teacher: a Keras model, or a `Teacher` such as `RecordedTeacher()`.
+        terms: the `LossTerm`s.
+        name: of this model.
+
+    Raises:
+        ValueError: if there is no term, two have one name, a term asks for a tap that its side doesn't have,
+            or a model ends in a softmax instead of logits.
+        TypeError: if a term isn't a `LossTerm`, or the teacher isn't one.
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        teacher: keras.Model | Teacher,
+        terms: Iterable[LossTerm],
+        *,
+        name: str = "distiller",
+    ) -> None:
+        # autocast=False: the student casts its inputs by its own policy, recorded logits stay as they are.
+        super().__init__(name=name, dtype=_policy_of(student), autocast=False)
+        _refuse_probabilities("student", student)
+        if isinstance(teacher, keras.Model):
+            _refuse_probabilities("teacher", teacher)
+        self.terms = checked_terms(terms)
+        needs = [needs_of(term.loss) for term in self.terms]
+        self.student = student
+        self.loss_layers = [term.loss for term in self.terms if isinstance(term.loss, keras.layers.Layer)]
+        self.student_forward = with_taps(student, (tap for need in needs for tap in need.student_taps))
+        self.teacher = teacher_of(teacher)
+        self.read_teacher = self.teacher.reader(
+            tuple(dict.fromkeys(tap for need in needs for tap in need.teacher_taps))
+        )
+        self.term_metrics = [keras.metrics.Mean(name=term.name) for term in self.terms]
+        self.built = student.built
+
+    def call(self, inputs: Any, training: bool | None = None) -> Tensor:
+        """Return the student's logits; the teacher isn't called."""
+        return self.student(
+            select_inputs(self.student, self.teacher.student_inputs(inputs)), training=training
+        )
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: None = None,
+        metrics: list[Any] | None = None,
+        *,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Configure training as `keras.Model.compile` does, without a loss: the terms are the loss.
+
+        `metrics` see labels and student logits, on labelled and unmasked rows, each with weight 1.
+
+        Raises:
+            ValueError: if `loss` is given, if a metric has the name of a term, or if a MirroredStrategy can't
+                run it.
+        """
+        if loss is not None:
+            raise ValueError(
+                f"loss={loss!r}: a Distiller's losses are its terms. Leave `loss` out, and give "
+                "Distiller(..., terms=[LossTerm('true_labels', 0.5, true_labels), ...])."
+            )
+        _refuse_name_clash(self.terms, metrics or [])
+        super().compile(
+            optimizer=optimizer,
+            weighted_metrics=metrics,  # weighted, so that unlabelled rows can get weight 0
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+        )
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            _refuse_what_mirroring_breaks(self)
+
+    def train_step(self, batch: Any) -> dict[str, Tensor]:
+        """Predict, weigh, step, record."""
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        teacher = self.teacher_outputs(x)  # outside the tape: no gradient
+        with tf.GradientTape() as tape:
+            student = self.student_outputs(x, training=True)  # one forward, taps included
+            weighed = self.weigh_terms(labels, student, teacher, sample_weight)
+            scaled = self.optimizer.scale_loss(weighed.loss)
+        weights = self.trainable_weights  # the student's, and the losses' own
+        self.optimizer.apply(tape.gradient(scaled, weights), weights)
+        return self.record(weighed, labels, student)
+
+    def test_step(self, batch: Any) -> dict[str, Tensor]:
+        """Predict without dropout, weigh, record."""
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        teacher = self.teacher_outputs(x)
+        student = self.student_outputs(x, training=False)
+        return self.record(self.weigh_terms(labels, student, teacher, sample_weight), labels, student)
+
+    def teacher_outputs(self, x: Any) -> Outputs:
+        """Run or read the teacher, with `training=False`."""
+        return self.read_teacher(x)
+
+    def student_outputs(self, x: Any, training: bool) -> Outputs:
+        """Run the student once, with the taps that the terms named."""
+        return self.student_forward(self.teacher.student_inputs(x), training=training)
+
+    def weigh_terms(
+        self, labels: Tensor | None, student: Outputs, teacher: Outputs, sample_weight: Tensor | None
+    ) -> Weighed:
+        """Loss = sum_k weight_k * mean_k + regularisation, with `keras.ops`; each loss is called once."""
+        means = [term_mean(term, labels, student, teacher, sample_weight) for term in self.terms]
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        regularisation = [ops.sum(ops.cast(extra, "float32")) / replicas for extra in self.losses]
+        weighted = [
+            term.weight * value.mean * share_of_replicas(value.count)
+            for term, value in zip(self.terms, means, strict=True)
+        ]
+        return Weighed(sum(weighted + regularisation), means)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Tensor | None = None,
+        y_pred: Outputs | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Return the loss of a batch as `train_step` takes it, by Keras' own signature.
+
+        `y_pred` is the student's `Outputs` on `x`; None = run it.
+        """
+        teacher = self.teacher_outputs(x)
+        student = self.student_outputs(x, training=training) if y_pred is None else y_pred
+        return self.weigh_terms(y, student, teacher, sample_weight).loss
+
+    def record(self, weighed: Weighed, labels: Tensor | None, student: Outputs) -> dict[str, Tensor]:
+        """Update all metrics and return them.
+
+        A term's epoch mean is weighted by what it counted, so it is the mean over the epoch; that of the loss
+        by the number of rows, as in any Keras model.
+        """
+        for metric, value in zip(self.term_metrics, weighed.means, strict=True):
+            metric.update_state(value.mean, sample_weight=value.count)
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        rows = sum_over_replicas(ops.cast(ops.shape(student.logits)[0], "float32"))
+        total = next(metric for metric in self.metrics if metric.name == "loss")
+        # Each replica adds its share of loss * rows; together they add rows once.
+        total.update_state(weighed.loss * replicas, sample_weight=rows / replicas)
+        return self.compute_metrics(None, labels, student.logits, sample_weight=student.mask)
+
+    def compute_metrics(
+        self, x: Any, y: Tensor | None, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Update the metrics given to `compile` on labelled rows and return all metrics.
+
+        `sample_weight` is used for tokens alone: 0 leaves one out, as a mask does.
+        """
+        if y is None:
+            y = ops.full(ops.shape(y_pred)[:-1], -1, dtype="int32")
+        known = labelled(y)
+        weights = ops.cast(known, "float32")
+        if sample_weight is not None and len(sample_weight.shape) == len(weights.shape) > 1:
+            weights = weights * ops.cast(sample_weight, "float32")
+        # Some metrics can't take a class -1, whatever its weight.
+        return super().compute_metrics(
+            x, ops.where(known, y, ops.zeros_like(y)), y_pred, sample_weight=weights
+        )
+
+    def save(self, filepath: str | Path, overwrite: bool = True, zipped: bool | None = None) -> None:
+        """Save the student alone; the file loads without this class."""
+        self.student.save(filepath, overwrite=overwrite, zipped=zipped)
+
+    def export(self, filepath: str | Path, **export_options: Any) -> None:
+        """Export the student alone; see `keras.Model.export`."""
+        self.student.export(filepath, **export_options)
+
+    def get_config(self) -> dict[str, Any]:
+        """Refuse: a Distiller isn't saved.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "A Distiller can't be saved or copied: it would drag the teacher along. Use distiller.save(path) "
+            "for the student, and build the Distiller again to go on training."
+        )
+
+
+def sum_over_replicas(value: Tensor) -> Tensor:
+    """Sum of `value` over the replicas of the running tf.distribute strategy; alone, `value` itself."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def share_of_replicas(count: Tensor) -> Tensor:
+    """What this replica's mean weighs in that of the whole batch: count / sum of counts; alone, 1."""
+    total = sum_over_replicas(count)
+    return 1.0 if total is count else ops.divide_no_nan(count, total)
+
+
+def _policy_of(student: keras.Model) -> Any:
+    """The student's dtype policy, or mixed_float16 if a layer computes so: then the loss has to be scaled."""
+    in_float16 = any(layer.compute_dtype == "float16" for layer in student.layers)
+    return "mixed_float16" if in_float16 else student.dtype_policy
+
+
+def _refuse_probabilities(side: str, model: keras.Model) -> None:
+    last = model.layers[-1] if model.layers else None
+    if (
+        isinstance(last, keras.layers.Softmax)
+        or getattr(last, "activation", None) is keras.activations.softmax
+    ):
+        raise ValueError(
+            f"The {side} {model.name!r} ends in a softmax: losses take logits, since probabilities have "
+            "lost the small classes to rounding. Build it with activation=None in its last layer."
+        )
+
+
+def _refuse_name_clash(terms: Iterable[LossTerm], metrics: Iterable[Any]) -> None:
+    names = {getattr(metric, "name", getattr(metric, "__name__", metric)) for metric in metrics}
+    for term in terms:
+        if term.name in names:
+            raise ValueError(
+                f"metrics has {term.name!r}, which is also the name of a LossTerm. Rename one of them."
+            )
+
+
+def _refuse_what_mirroring_breaks(model: keras.Model) -> None:
+    """Under several replicas these end in an error far away or in NaN (TensorFlow 2.21, Keras 3.15)."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    broken = {
+        "jit_compile=True": model.jit_compile,
+        "steps_per_execution above 1": model.steps_per_execution > 1,
+        "mixed_float16": model.dtype_policy.name == "mixed_float16",
+        "gradient_accumulation_steps": optimizer.gradient_accumulation_steps,
+        "ema_overwrite_frequency": optimizer.ema_overwrite_frequency,
+    }
+    for option, used in broken.items():
+        if used:
+            raise ValueError(
+                f"{option} doesn't work with {model.distribute_strategy.num_replicas_in_sync} replicas of a "
+                "tf.distribute strategy. Leave it out, or train on one device."
+            )

@@ -1,0 +1,19 @@
+"""What one forward pass hands to the losses."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from keras_transformer.layers.masks import Tensor
+
+
+class Outputs(NamedTuple):
+    """One side's forward pass: the student's or the teacher's.
+
+    `taps` holds just the tensors that some term named, for example "encoder/2/hidden" (B, T, D). `mask` is
+    True at real tokens; None = the model tells no token from padding.
+    """
+
+    logits: Tensor  # (B, C) or (B, T, V), any float dtype
+    taps: Mapping[str, Tensor] = MappingProxyType({})
+    mask: Tensor | None = None  # (B, T) bool

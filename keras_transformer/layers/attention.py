@@ -1,0 +1,128 @@
+"""Scaled dot-product and multi-head attention (Vaswani et al. 2017, sections 3.2.1 and 3.2.2)."""
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_transformer.checks import fraction, positive_integer
+from keras_transformer.layers.masks import Tensor, with_head_axis
+
+LOWEST_SCORE = -3e38
+"""What a masked score becomes: far below any score in float32, and finite, so that no row turns into NaN."""
+
+
+class Attended(NamedTuple):
+    """What one attention gives: its output, and the parts that a teacher is asked for."""
+
+    context: Tensor  # (B, T, D)
+    attention: Tensor  # (B, H, T, S) weights before dropout
+    query: Tensor  # (B, H, T, d)
+    key: Tensor  # (B, H, S, d)
+    value: Tensor  # (B, H, S, d)
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(Q K^T / sqrt(d)), eq. 1 of Vaswani et al. 2017, computed in float32.
+
+    Args:
+        query: (B, H, T, d), any float dtype.
+        key: (B, H, S, d), same dtype as `query`.
+        mask: bool, (B, S), (B, T, S) or broadcastable to (B, 1, T, S); True = may attend. None = everywhere.
+
+    Returns:
+        (B, H, T, S), dtype of `query`. Each row sums to 1, or to 0 where the mask allows no key. The weight of a
+        masked key is exactly 0, whatever its score.
+
+    Raises:
+        TypeError: if `mask` isn't boolean.
+        ValueError: if the mask's shape doesn't fit.
+    """
+    # Scaling the query touches T * d numbers, scaling the scores T * S.
+    scaled = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
+    scores = ops.cast(ops.matmul(scaled, ops.swapaxes(key, -1, -2)), "float32")  # (B, H, T, S)
+    if mask is None:
+        return ops.cast(ops.softmax(scores), query.dtype)
+    mask = with_head_axis(mask, scores)
+    # min(score, +-bound) replaces a masked score like `where` does, and stays on the phone's fast path.
+    bound = ops.where(mask, -LOWEST_SCORE, LOWEST_SCORE)
+    weights = ops.softmax(ops.minimum(scores, bound))
+    weights = weights * ops.cast(mask, "float32")  # a row with no key stays 0, not uniform
+    return ops.cast(weights, query.dtype)
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class MultiHeadAttention(keras.layers.Layer):
+    """Concat(head_1..head_H) W_O with head_i = Attention(Q W_i, K W_i, V W_i): Vaswani et al. 2017, section 3.2.2.
+
+    Call it with `query` (B, T, D) and `memory` (B, S, D); the same tensor twice is self-attention. A query that may
+    attend to no key gets a context of zeros before the output projection.
+
+    Args:
+        model_dim: width D of the output; a multiple of `num_heads`.
+        num_heads: number of heads H.
+        dropout: rate applied to the attention weights while training.
+
+    Raises:
+        ValueError: if `model_dim` can't be cut into `num_heads` equal heads, or a number is out of range.
+    """
+
+    def __init__(self, model_dim: int, num_heads: int, dropout: float = 0.0, **layer_options: Any) -> None:
+        super().__init__(**layer_options)
+        positive_integer("model_dim", model_dim)
+        positive_integer("num_heads", num_heads)
+        fraction("dropout", dropout)
+        if model_dim % num_heads:
+            raise ValueError(
+                f"model_dim={model_dim} can't be cut into num_heads={num_heads} equal heads: "
+                f"{model_dim} % {num_heads} = {model_dim % num_heads}. "
+                f"Use a num_heads out of {divisors(model_dim)}, "
+                f"or model_dim={num_heads * math.ceil(model_dim / num_heads)}."
+            )
+        self.model_dim, self.num_heads, self.dropout = model_dim, num_heads, dropout
+        self.query_proj = keras.layers.Dense(model_dim, name="query", dtype=self.dtype_policy)
+        self.key_proj = keras.layers.Dense(model_dim, name="key", dtype=self.dtype_policy)
+        self.value_proj = keras.layers.Dense(model_dim, name="value", dtype=self.dtype_policy)
+        self.output_proj = keras.layers.Dense(model_dim, name="output", dtype=self.dtype_policy)
+        self.weight_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
+
+    def build(self, query_shape: tuple, memory_shape: tuple) -> None:
+        """Make the four projections; query and memory may have widths of their own."""
+        self.query_proj.build(query_shape)
+        self.key_proj.build(memory_shape)
+        self.value_proj.build(memory_shape)
+        self.output_proj.build((*query_shape[:-1], self.model_dim))
+
+    def call(
+        self,
+        query: Tensor,
+        memory: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        training: bool = False,
+    ) -> Attended:
+        """Attend from each query position to the memory positions that the mask allows."""
+        q = self._split_heads(self.query_proj(query))  # (B, H, T, d)
+        k = self._split_heads(self.key_proj(memory))  # (B, H, S, d)
+        v = self._split_heads(self.value_proj(memory))  # (B, H, S, d)
+        weights = attention_weights(q, k, attention_mask)  # (B, H, T, S)
+        dropped = self.weight_dropout(weights, training=training)
+        context = ops.swapaxes(ops.matmul(dropped, v), 1, 2)  # (B, T, H, d)
+        context = ops.reshape(context, (*ops.shape(query)[:2], self.model_dim))  # (B, T, D)
+        return Attended(self.output_proj(context), weights, q, k, v)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        batch, length = ops.shape(x)[:2]
+        heads = ops.reshape(x, (batch, length, self.num_heads, self.model_dim // self.num_heads))
+        return ops.swapaxes(heads, 1, 2)  # (B, H, T, d)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        own = {"model_dim": self.model_dim, "num_heads": self.num_heads, "dropout": self.dropout}
+        return {**super().get_config(), **own}
+
+
+def divisors(number: int) -> list[int]:
+    """All whole numbers that divide `number`, in order: the head counts that fit a width."""
+    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]

@@ -1,0 +1,166 @@
+"""The encoder (Vaswani et al. 2017, section 3.1), with the norm after each part (paper, BERT) or before it (GPT-2)."""
+
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_transformer.checks import fraction, positive_integer
+from keras_transformer.layers.attention import MultiHeadAttention
+from keras_transformer.layers.feed_forward import FeedForward
+from keras_transformer.layers.masks import Tensor
+
+
+class Encoded(NamedTuple):
+    """What one encoder layer gives: its output, and the parts that a teacher is asked for."""
+
+    hidden: Tensor  # (B, T, D)
+    attention: Tensor  # (B, H, T, T)
+    query: Tensor  # (B, H, T, d)
+    key: Tensor  # (B, H, T, d)
+    value: Tensor  # (B, H, T, d)
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class EncoderLayer(keras.layers.Layer):
+    """Self-attention and a feed-forward part, each with a residual connection, dropout and a LayerNorm.
+
+    Post-norm, x <- LN(x + part(x)), is Vaswani et al. 2017, section 3.1, and BERT. Pre-norm, x <- x + part(LN(x)), is
+    Xiong et al. 2020, fig. 1(b), and GPT-2; a stack of those wants one more LayerNorm at its end, as `Encoder` has.
+
+    Args:
+        model_dim: width D.
+        num_heads: number of heads H; divides D.
+        inner_dim: width F of the feed-forward part.
+        dropout: rate on attention weights and on the output of each part, while training.
+        activation: a Keras activation for the feed-forward part.
+        norm_first: True for pre-norm.
+        epsilon: added to the variance in each LayerNorm; BERT has 1e-12.
+    """
+
+    def __init__(
+        self,
+        model_dim: int,
+        num_heads: int,
+        inner_dim: int,
+        dropout: float = 0.1,
+        activation: str = "gelu",
+        norm_first: bool = False,
+        epsilon: float = 1e-12,
+        **layer_options: Any,
+    ) -> None:
+        super().__init__(**layer_options)
+        fraction("dropout", dropout)
+        self.model_dim, self.num_heads, self.inner_dim = model_dim, num_heads, inner_dim
+        self.dropout, self.norm_first, self.epsilon = dropout, norm_first, epsilon
+        policy = self.dtype_policy
+        self.attention = MultiHeadAttention(model_dim, num_heads, dropout, name="attention", dtype=policy)
+        self.feed_forward = FeedForward(model_dim, inner_dim, activation, name="feed_forward", dtype=policy)
+        self.activation = self.feed_forward.activation
+        self.attention_norm = _layer_norm("attention_norm", epsilon, policy)
+        self.feed_forward_norm = _layer_norm("feed_forward_norm", epsilon, policy)
+        self.residual_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=policy)
+
+    def build(self, input_shape: tuple) -> None:
+        """Make the weights of both parts."""
+        self.attention.build(input_shape, input_shape)
+        for part in (self.attention_norm, self.feed_forward, self.feed_forward_norm):
+            part.build(input_shape)
+
+    def call(self, x: Tensor, *, attention_mask: Tensor | None = None, training: bool = False) -> Encoded:
+        """(B, T, D) -> `Encoded`, whose `hidden` has the shape of the input."""
+        normed = self.attention_norm(x) if self.norm_first else x
+        attended = self.attention(normed, normed, attention_mask=attention_mask, training=training)
+        x = x + self.residual_dropout(attended.context, training=training)
+        if self.norm_first:
+            inner = self.feed_forward(self.feed_forward_norm(x), training=training)
+            hidden = x + self.residual_dropout(inner, training=training)
+        else:
+            x = self.attention_norm(x)
+            inner = self.feed_forward(x, training=training)
+            hidden = self.feed_forward_norm(x + self.residual_dropout(inner, training=training))
+        return Encoded(hidden, attended.attention, attended.query, attended.key, attended.value)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        own = {
+            "model_dim": self.model_dim,
+            "num_heads": self.num_heads,
+            "inner_dim": self.inner_dim,
+            "dropout": self.dropout,
+            "activation": keras.activations.serialize(self.activation),
+            "norm_first": self.norm_first,
+            "epsilon": self.epsilon,
+        }
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class Encoder(keras.layers.Layer):
+    """A stack of `num_layers` encoder layers: (B, T, D) -> (B, T, D). Pre-norm stacks end with a LayerNorm.
+
+    Args: as `EncoderLayer`, and `num_layers`.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        model_dim: int,
+        num_heads: int,
+        inner_dim: int,
+        dropout: float = 0.1,
+        activation: str = "gelu",
+        norm_first: bool = False,
+        epsilon: float = 1e-12,
+        **layer_options: Any,
+    ) -> None:
+        super().__init__(**layer_options)
+        positive_integer("num_layers", num_layers)
+        self.num_layers, self.model_dim, self.num_heads = num_layers, model_dim, num_heads
+        self.inner_dim, self.dropout, self.norm_first, self.epsilon = inner_dim, dropout, norm_first, epsilon
+        self.encoder_layers = [
+            EncoderLayer(
+                model_dim,
+                num_heads,
+                inner_dim,
+                dropout,
+                activation,
+                norm_first,
+                epsilon,
+                name=f"layer_{index}",
+                dtype=self.dtype_policy,
+            )
+            for index in range(num_layers)
+        ]
+        self.activation = self.encoder_layers[0].activation
+        self.final_norm = _layer_norm("final_norm", epsilon, self.dtype_policy) if norm_first else None
+
+    def build(self, input_shape: tuple) -> None:
+        """Make the weights of each layer."""
+        for layer in self.encoder_layers:
+            layer.build(input_shape)
+        if self.final_norm is not None:
+            self.final_norm.build(input_shape)
+
+    def call(self, x: Tensor, *, attention_mask: Tensor | None = None, training: bool = False) -> Tensor:
+        """(B, T, D) -> (B, T, D), the same mask in each layer."""
+        for layer in self.encoder_layers:
+            x = layer(x, attention_mask=attention_mask, training=training).hidden
+        return x if self.final_norm is None else self.final_norm(x)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        own = {
+            "num_layers": self.num_layers,
+            "model_dim": self.model_dim,
+            "num_heads": self.num_heads,
+            "inner_dim": self.inner_dim,
+            "dropout": self.dropout,
+            "activation": keras.activations.serialize(self.activation),
+            "norm_first": self.norm_first,
+            "epsilon": self.epsilon,
+        }
+        return {**super().get_config(), **own}
+
+
+def _layer_norm(name: str, epsilon: float, policy: Any) -> keras.layers.LayerNormalization:
+    return keras.layers.LayerNormalization(epsilon=epsilon, name=name, dtype=policy)

@@ -1,0 +1,60 @@
+"""The position-wise feed-forward part (Vaswani et al. 2017, section 3.3)."""
+
+from typing import Any
+
+import keras
+
+from keras_transformer.checks import fraction, positive_integer
+from keras_transformer.layers.masks import Tensor
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class FeedForward(keras.layers.Layer):
+    """activation(x W_1 + b_1) W_2 + b_2, eq. 2 of Vaswani et al. 2017, on each position by itself.
+
+    Args:
+        model_dim: width D of the output.
+        inner_dim: width F between the two products.
+        activation: a Keras activation; the paper has "relu", BERT the exact "gelu" (erf).
+        dropout: rate applied to the inner activations while training; the paper and BERT have none here.
+    """
+
+    def __init__(
+        self,
+        model_dim: int,
+        inner_dim: int,
+        activation: str = "gelu",
+        dropout: float = 0.0,
+        **layer_options: Any,
+    ) -> None:
+        super().__init__(**layer_options)
+        positive_integer("model_dim", model_dim)
+        positive_integer("inner_dim", inner_dim)
+        fraction("dropout", dropout)
+        self.model_dim, self.inner_dim, self.dropout = model_dim, inner_dim, dropout
+        self.activation = keras.activations.get(activation)
+        self.inner = keras.layers.Dense(
+            inner_dim, activation=self.activation, name="inner", dtype=self.dtype_policy
+        )
+        self.inner_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
+        self.outer = keras.layers.Dense(model_dim, name="outer", dtype=self.dtype_policy)
+
+    def build(self, input_shape: tuple) -> None:
+        """Make both products."""
+        self.inner.build(input_shape)
+        self.outer.build((*input_shape[:-1], self.inner_dim))
+
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
+        """(B, T, any width) -> (B, T, D)."""
+        inner = self.inner_dropout(self.inner(x), training=training)  # (B, T, F)
+        return self.outer(inner)  # (B, T, D)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        own = {
+            "model_dim": self.model_dim,
+            "inner_dim": self.inner_dim,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+        }
+        return {**super().get_config(), **own}

@@ -1,0 +1,51 @@
+"""Attention masks as pure functions: boolean, True = may attend, joined with `ops.logical_and`."""
+
+from typing import Any
+
+from keras import KerasTensor, ops
+
+Tensor = Any
+"""A tensor of the running backend, a numpy array, or a KerasTensor while a graph is built."""
+
+
+def padding_mask(token_ids: Tensor, pad_id: int = 0) -> Tensor:
+    """True at real tokens: (B, S) ids -> (B, 1, S), ready to join with a causal mask."""
+    return ops.expand_dims(ops.not_equal(token_ids, pad_id), 1)
+
+
+def causal_mask(length: int | Tensor) -> Tensor:
+    """True where position t may attend to position s <= t. Shape (1, T, T)."""
+    steps = ops.arange(length)
+    return ops.expand_dims(ops.expand_dims(steps, 1) >= ops.expand_dims(steps, 0), 0)
+
+
+def with_head_axis(mask: Tensor, scores: Tensor) -> Tensor:
+    """Bring a mask of shape (B, S), (B, T, S) or (B, 1, T, S) to one that broadcasts against scores (B, H, T, S).
+
+    Raises:
+        TypeError: if `mask` isn't boolean. Numbers could mean weights or an additive bias: say which.
+        ValueError: if its shape can't broadcast against the scores; the message names both shapes.
+    """
+    if not isinstance(mask, KerasTensor):
+        mask = ops.convert_to_tensor(mask)
+    if str(getattr(mask.dtype, "name", mask.dtype)) != "bool":
+        raise TypeError(
+            f"attention_mask has dtype {mask.dtype}: a mask is boolean, True = may attend. "
+            "Write `ids != 0`, or ops.cast(mask, 'bool')."
+        )
+    rank = len(mask.shape)
+    if rank == 2:
+        mask = ops.expand_dims(ops.expand_dims(mask, 1), 1)  # (B, 1, 1, S)
+    elif rank == 3:
+        mask = ops.expand_dims(mask, 1)  # (B, 1, T, S)
+    if len(mask.shape) != 4 or not _broadcasts(mask.shape, scores.shape):
+        raise ValueError(
+            f"attention_mask of shape {tuple(mask.shape)} can't broadcast against scores (B, H, T, S) of shape "
+            f"{tuple(scores.shape)}. Pass (B, S) for keys, (B, T, S) for pairs, or (B, 1, T, S)."
+        )
+    return mask
+
+
+def _broadcasts(mask_shape: tuple, scores_shape: tuple) -> bool:
+    pairs = zip(mask_shape, scores_shape, strict=True)
+    return all(ours is None or theirs is None or ours in (1, theirs) for ours, theirs in pairs)

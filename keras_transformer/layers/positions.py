@@ -1,0 +1,90 @@
+"""Where a token stands: sinusoidal (Vaswani et al. 2017, section 3.5) and learned positions."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_transformer.checks import positive_integer
+from keras_transformer.layers.masks import Tensor
+
+WAVELENGTH_BASE = 10_000.0  # Vaswani et al. 2017, section 3.5
+
+
+def sinusoidal_positions(
+    length: int | Tensor, model_dim: int, dtype: str = "float32", start: int | Tensor = 0
+) -> Tensor:
+    """Table PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i+1) = cos of the same: Vaswani et al. 2017, section 3.5.
+
+    Args:
+        length: number of positions T; there is no longest one.
+        model_dim: width D; an odd width ends with a sine.
+        dtype: of the result. The angles are float32 whatever it is.
+        start: the first position, a scalar, or (B,) with a first position a row.
+
+    Returns:
+        (T, D), or (B, T, D) when `start` has an entry a row.
+    """
+    steps = ops.arange(length, dtype="float32")  # (T,)
+    position = ops.expand_dims(ops.cast(start, "float32"), -1) + steps  # (T,) or (B, T)
+    channel = ops.arange(0, model_dim, 2, dtype="float32")  # (ceil(D / 2),)
+    # Angles stay float32: bfloat16 has 8 significant bits, so positions 256 and 257 would coincide.
+    frequency = ops.exp(-math.log(WAVELENGTH_BASE) / model_dim * channel)
+    angle = ops.expand_dims(position, -1) * frequency  # (..., T, ceil(D / 2))
+    pairs = ops.stack([ops.sin(angle), ops.cos(angle)], axis=-1)  # (..., T, ceil(D / 2), 2)
+    rows = ops.shape(position)
+    table = ops.reshape(pairs, (*rows, 2 * math.ceil(model_dim / 2)))
+    return ops.cast(table[..., :model_dim], dtype)  # (..., T, D)
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class PositionalEncoding(keras.layers.Layer):
+    """x + PE, the fixed sinusoids of Vaswani et al. 2017, section 3.5. Any length, any width, no weights."""
+
+    def call(self, x: Tensor, *, start: int | Tensor = 0) -> Tensor:
+        """Add positions start, start + 1, ... to x (B, T, D); `start` is a scalar or (B,)."""
+        length = ops.shape(x)[1]
+        return x + sinusoidal_positions(length, x.shape[-1], self.compute_dtype, start)
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class LearnedPositions(keras.layers.Layer):
+    """x + a learned row for each position, as in BERT and GPT-2.
+
+    Args:
+        max_length: number of rows; a longer input is an error, never clamped.
+
+    Raises:
+        ValueError: when called with more than `max_length` positions, or a `start` that goes beyond them.
+    """
+
+    def __init__(self, max_length: int, **layer_options: Any) -> None:
+        super().__init__(**layer_options)
+        positive_integer("max_length", max_length)
+        self.max_length = max_length
+
+    def build(self, input_shape: tuple) -> None:
+        """Make the table (max_length, D)."""
+        self.table = self.add_weight(
+            shape=(self.max_length, input_shape[-1]),
+            initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            name="table",
+        )
+
+    def call(self, x: Tensor, *, start: int = 0) -> Tensor:
+        """Add rows start, start + 1, ... of the table to x (B, T, D)."""
+        length = x.shape[1]
+        if length is not None and start + length > self.max_length:
+            raise ValueError(
+                f"{length} positions from {start} on don't fit a table of max_length={self.max_length}. "
+                f"Shorten the input to {max(self.max_length - start, 0)} positions, "
+                f"or build the layer with max_length={start + length}."
+            )
+        # A length known only at run time: slicing beyond the table gives too few rows, and the sum then fails.
+        rows = ops.cast(self.table, self.compute_dtype)[start : start + ops.shape(x)[1]]  # (T, D)
+        return x + rows
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "max_length": self.max_length}

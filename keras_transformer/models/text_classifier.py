@@ -1,0 +1,175 @@
+"""A text classifier: BERT's encoder (Devlin et al. 2019, section 3), a pooling and one dense layer."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+from keras import ops
+
+from keras_transformer.checks import fraction, one_of, positive_integer
+from keras_transformer.layers import (
+    EncoderLayer,
+    FirstTokenPooling,
+    LearnedPositions,
+    MeanPooling,
+    SegmentEmbedding,
+    TokenEmbedding,
+)
+from keras_transformer.layers.masks import Tensor
+from keras_transformer.pretrained import bert
+
+POOLINGS = ("mean", "first")
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class TextClassifier(keras.Model):
+    """Token ids (B, T) int32, 0 = padding -> float32 logits (B, num_classes).
+
+    The graph is Functional, so `summary`, `get_layer` and `.keras` files work as ever. `tap_tensors` names what it
+    computes on the way: `embeddings`, `mask`, `pooled`, and for each layer `encoder/0/hidden`, `.../attention`,
+    `.../query`, `.../key`, `.../value`.
+
+    Args:
+        vocab_size: number of token ids V.
+        num_classes: number of logits.
+        num_layers: encoder layers.
+        model_dim: width D.
+        num_heads: heads H; divides D.
+        inner_dim: width F of the feed-forward parts.
+        max_length: longest input; the table of learned positions has so many rows.
+        embedding_dim: width of a factorised token table, see `TokenEmbedding`; None = D, no factor.
+        kept_pieces: rows of the token table when it is smaller than V, see `TokenEmbedding`.
+        dropout: rate while training, on embeddings, attention weights, each part's output, and the pooled vector.
+        pooling: "mean" over real tokens, or "first": BERT's pooler on [CLS].
+        norm_first: True for pre-norm layers and a final LayerNorm.
+
+    Raises:
+        ValueError: for a number out of range, heads that don't divide the width, or an unknown pooling.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        num_classes: int,
+        num_layers: int,
+        model_dim: int,
+        num_heads: int,
+        inner_dim: int,
+        *,
+        max_length: int = 512,
+        embedding_dim: int | None = None,
+        kept_pieces: int | None = None,
+        dropout: float = 0.1,
+        pooling: str = "mean",
+        norm_first: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        for label, value in (("num_classes", num_classes), ("num_layers", num_layers)):
+            positive_integer(label, value)
+        fraction("dropout", dropout)
+        one_of("pooling", pooling, POOLINGS)
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        token_ids = keras.Input((None,), dtype="int32", name="token_ids")
+        real = ops.not_equal(token_ids, 0)  # (B, T)
+        taps = {"mask": real}
+
+        x = TokenEmbedding(vocab_size, model_dim, embedding_dim, kept_pieces, name="tokens", dtype=policy)(token_ids)
+        x = LearnedPositions(max_length, name="positions", dtype=policy)(x)
+        x = SegmentEmbedding(name="segments", dtype=policy)(x)
+        x = keras.layers.LayerNormalization(epsilon=1e-12, name="embeddings_norm", dtype=policy)(x)
+        taps["embeddings"] = x
+        x = keras.layers.Dropout(dropout, name="embeddings_dropout", dtype=policy)(x)
+
+        for index in range(num_layers):
+            layer = EncoderLayer(
+                model_dim,
+                num_heads,
+                inner_dim,
+                dropout,
+                norm_first=norm_first,
+                name=f"encoder_{index}",
+                dtype=policy,
+            )
+            encoded = layer(x, attention_mask=real)
+            taps |= {f"encoder/{index}/{part}": tensor for part, tensor in encoded._asdict().items()}
+            x = encoded.hidden
+        if norm_first:
+            x = keras.layers.LayerNormalization(epsilon=1e-12, name="final_norm", dtype=policy)(x)
+        taps["pooled"] = pooled = _pool(pooling, x, real, policy)
+        dropped = keras.layers.Dropout(dropout, name="pooled_dropout", dtype=policy)(pooled)
+        # Logits are float32 whatever the policy: losses and softmax start from them.
+        logits = keras.layers.Dense(num_classes, name="logits", dtype="float32")(dropped)
+
+        super().__init__(token_ids, logits, name=name)
+        self.tap_tensors: dict[str, Tensor] = taps
+        self._arguments: dict[str, Any] = {
+            "vocab_size": vocab_size,
+            "num_classes": num_classes,
+            "num_layers": num_layers,
+            "model_dim": model_dim,
+            "num_heads": num_heads,
+            "inner_dim": inner_dim,
+            "max_length": max_length,
+            "embedding_dim": embedding_dim,
+            "kept_pieces": kept_pieces,
+            "dropout": dropout,
+            "pooling": pooling,
+            "norm_first": norm_first,
+        }
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path | str,
+        num_classes: int,
+        *,
+        dropout: float = 0.1,
+        pooling: str = "mean",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> Self:
+        """Build the model that a Hugging Face folder of a BERT describes, with its weights; the head is new.
+
+        Args:
+            folder: holds `config.json` and `model.safetensors`.
+            num_classes: number of logits.
+            dropout: rate while training.
+            pooling: "mean" or "first"; with "first" the folder's pooler is used.
+            name: of the model.
+            dtype: a Keras dtype policy; None = the global one.
+
+        Raises:
+            ModelFileError: if a file or tensor is missing, extra, of another shape or cut short.
+        """
+        config = bert.read_config(folder)
+        model = cls(
+            num_classes=num_classes, dropout=dropout, pooling=pooling, name=name, dtype=dtype, **config._asdict()
+        )
+        bert.load_weights(model, folder)
+        return model
+
+    def __getattr__(self, name: str) -> Any:
+        """Offer each constructor argument under its own name."""
+        arguments = self.__dict__.get("_arguments", {})
+        if name in arguments:
+            return arguments[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        policy = keras.saving.serialize_keras_object(self.get_layer("embeddings_norm").dtype_policy)
+        return {**self._arguments, "name": self.name, "dtype": policy}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        """Build the model from what `get_config` returned."""
+        dtype = config.get("dtype")
+        policy = keras.saving.deserialize_keras_object(dtype) if isinstance(dtype, dict) else dtype
+        return cls(**{**config, "dtype": policy})
+
+
+def _pool(pooling: str, hidden: Tensor, real: Tensor, policy: Any) -> Tensor:
+    if pooling == "mean":
+        return MeanPooling(name="pooling", dtype=policy)(hidden, real=real)
+    return FirstTokenPooling(name="pooling", dtype=policy)(hidden)

@@ -1,0 +1,1 @@
+"""Losses, metrics, schedules and checkpoints: what a training run needs beside the model."""
