@@ -263,9 +263,7 @@ def _read_manifest(folder: Path) -> Manifest:
 def _parse_manifest(content: dict[str, Any]) -> Manifest:
     """Fields that a later version may add are passed over."""
     if content["format"] != FORMAT:
-        raise ValueError(
-            f"format is {content['format']!r}, and keras_transformer {__version__} reads {FORMAT}"
-        )
+        raise ValueError(f"format is {content['format']!r}, and keras_transformer {__version__} reads {FORMAT}")
     records = {str(name): _parse_record(name, record) for name, record in content["files"].items()}
     missing = sorted(set(REQUIRED) - set(records))
     if missing:
@@ -300,9 +298,7 @@ def _check_length(path: Path, record: FileRecord, manifest: Manifest) -> None:
 
 
 def _damaged(path: Path, what: str, manifest: Manifest) -> ModelFileError:
-    return ModelFileError(
-        f"{path}: {what}. Take it from a backup, or make the bundle again: {manifest.command}"
-    )
+    return ModelFileError(f"{path}: {what}. Take it from a backup, or make the bundle again: {manifest.command}")
 
 
 def _check_small(path: Path) -> None:

@@ -50,6 +50,7 @@ def staged(path: Path | str) -> Iterator[Path]:
     if not target.name:
         raise UserError(f"{path}: is the root of the file system. Give a name below it.")
     staging = _sibling(target, "partial")
+    new_folders = [folder for folder in target.parents if not os.path.lexists(folder)]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield staging
@@ -63,6 +64,9 @@ def staged(path: Path | str) -> Iterator[Path]:
         raise explained from error
     finally:
         _remove(staging)
+        for folder in new_folders:  # the deepest first; one that holds something stays
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def write_json(path: Path | str, content: Any) -> None:
@@ -73,7 +77,7 @@ def write_json(path: Path | str, content: Any) -> None:
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with staged(path) as staging:
-        # UTF-8 has no lone surrogates; backslashreplace writes them as the JSON escape \udXXX
+        # UTF-8 has no lone surrogates; backslashreplace writes one as its JSON escape, such as \ud800
         staging.write_bytes(text.encode("utf-8", errors="backslashreplace"))
 
 
@@ -179,9 +183,7 @@ def _remove(path: Path) -> None:
 def _explained(error: OSError, path: Path | str, target: Path) -> UserError | None:
     """The user's side of an error about the place itself; None for one about some other file."""
     if error.errno in FULL_DISK:
-        return UserError(
-            f"{path}: the disk is full, nothing was written. Free some room or give another place."
-        )
+        return UserError(f"{path}: the disk is full, nothing was written. Free some room or give another place.")
     if error.errno in FORBIDDEN_PLACE and _is_about(error.filename, target):
         return UserError(f"{path}: can't be written ({error.strerror}). Give a place that you may write to.")
     return None

@@ -2,12 +2,14 @@
 
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from keras_transformer.files import ModelFileError
 
 if TYPE_CHECKING:
+    import h5py
     import keras
 
 CONFIG_BYTES = 16 << 20
@@ -25,6 +27,7 @@ UNREADABLE = (  # all that Keras, h5py, zipfile and json were seen to raise for 
     OSError,
     RecursionError,
     RuntimeError,
+    SystemError,
     TypeError,
     ValueError,
     zipfile.BadZipFile,
@@ -106,28 +109,41 @@ def _check_weights(archive: zipfile.ZipFile, path: Path | str) -> None:
     import h5py
 
     stored = archive.getinfo("model.weights.h5").file_size
-    claimed = 0
-
-    def visit(name: str, link: Any) -> None:
-        nonlocal claimed
-        if not isinstance(link, h5py.HardLink):
-            raise ModelFileError(
-                f"{path}: its weight {name!r} is a link elsewhere. Give a file that Keras saved."
-            )
-        item = weights[name]
-        if isinstance(item, h5py.Dataset):
-            if item.is_virtual or item.external:
-                raise ModelFileError(
-                    f"{path}: its weight {name!r} lies elsewhere. Give a file that Keras saved."
-                )
-            claimed += item.nbytes
-
     with archive.open("model.weights.h5") as member, h5py.File(member, "r") as weights:
-        weights.visititems_links(visit)
+        claimed = sum(_bytes_of_group(group, path) for group in _groups(weights))
     if claimed > stored:
         raise ModelFileError(
             f"{path}: its weights claim {claimed} bytes, {stored} are there. Give a file that Keras saved."
         )
+
+
+def _groups(root: "h5py.Group") -> Iterator["h5py.Group"]:
+    """Yield `root` and each group below it once, also where hard links make a ring."""
+    import h5py
+
+    seen, waiting = set(), [root]
+    while waiting:
+        group = waiting.pop()
+        address = h5py.h5o.get_info(group.id).addr
+        if address not in seen:
+            seen.add(address)
+            yield group  # its links are checked before the next line follows them
+            waiting += [item for item in group.values() if isinstance(item, h5py.Group)]
+
+
+def _bytes_of_group(group: "h5py.Group", path: Path | str) -> int:
+    import h5py
+
+    claimed = 0
+    for name in group:
+        outside = not isinstance(group.get(name, getlink=True), h5py.HardLink)
+        item = None if outside else group[name]
+        if isinstance(item, h5py.Dataset):
+            outside = item.is_virtual or bool(item.external)
+            claimed += item.nbytes
+        if outside:
+            raise ModelFileError(f"{path}: its weight {name!r} lies outside of the file. Give a file that Keras saved.")
+    return claimed
 
 
 def _refuse_wild_weights(model: "keras.Model", path: Path | str) -> None:

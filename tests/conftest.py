@@ -1,11 +1,44 @@
-"""Small things made once for many tests: a classifier, a tokenizer and a bundle that holds both."""
+"""The same start for each test, and small things made once for many: a classifier, a tokenizer, a bundle of both."""
 
+import random
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 TEXTS = ["a fine and funny film", "a dull film", "not funny at all", "fine acting, dull plot", "funny!"]
-VOCAB_SIZE = 61
+LABELS = ["negative", "neutral", "positive"]
+VOCAB_SIZE, MAX_LENGTH = 61, 13
+SEED = 7
+
+
+def pytest_configure(config):
+    # numpy 2.4 says so of Keras 3.15.1 whenever it saves or reads a variable.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+    )
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """Each test draws the same numbers, alone or among others; tests without Keras don't wait for its import."""
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.utils.set_random_seed(SEED)
+    else:
+        random.seed(SEED)
+        np.random.seed(SEED)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_after():
+    """A test may set a global dtype policy or float type; the next one starts from float32 again."""
+    yield
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +62,7 @@ def small_model():
         model_dim=8,
         num_heads=2,
         inner_dim=17,
-        max_length=13,
+        max_length=MAX_LENGTH,
     )
 
 
@@ -43,11 +76,44 @@ def small_bundle(tmp_path_factory, small_model, small_tokenizer) -> Path:
         folder,
         model=small_model,
         tokenizer=small_tokenizer,
-        labels=["negative", "neutral", "positive"],
+        labels=LABELS,
         task="classify",
-        max_length=13,
+        max_length=MAX_LENGTH,
         metrics={"accuracy": 0.5},
         command="keras-transformer train classify --data films.csv --out small",
+        examples=TEXTS,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_tflite(tmp_path_factory, small_model, small_tokenizer) -> Path:
+    from keras_transformer import export
+
+    path = tmp_path_factory.mktemp("lite") / "small.tflite"
+    export.tflite(
+        small_model,
+        path,
+        tokenizer=small_tokenizer,
+        labels=LABELS,
+        max_length=MAX_LENGTH,
+        examples=TEXTS,
+        quantize="none",
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_saved_model(tmp_path_factory, small_model, small_tokenizer) -> Path:
+    from keras_transformer import export
+
+    folder = tmp_path_factory.mktemp("serving") / "small"
+    export.saved_model(
+        small_model,
+        folder,
+        tokenizer=small_tokenizer,
+        labels=LABELS,
+        max_length=MAX_LENGTH,
         examples=TEXTS,
     )
     return folder

@@ -51,6 +51,12 @@ def test_an_error_in_the_body_leaves_the_older_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["model.tflite"]
 
 
+def test_an_error_leaves_no_new_folder_above_the_place(tmp_path):
+    with pytest.raises(RuntimeError, match="conversion"):
+        write_half_and_raise(tmp_path / "new" / "deep" / "model.tflite", RuntimeError("conversion"))
+    assert os.listdir(tmp_path) == []
+
+
 def test_ctrl_c_in_the_body_leaves_the_older_folder_and_nothing_else(tmp_path):
     target = tmp_path / "bundle"
     write_folder(target, "old")
@@ -95,9 +101,7 @@ def test_where_the_second_rename_fails_the_older_folder_comes_back(tmp_path, mon
 def test_a_file_never_replaces_a_folder(tmp_path):
     target = tmp_path / "student"
     write_folder(target, "hours of training")
-    with pytest.raises(
-        UserError, match=r"student: is a folder, and a file is to be written there\. Give another"
-    ):
+    with pytest.raises(UserError, match=r"student: is a folder, and a file is to be written there\. Give another"):
         write_json(target, {})
     assert (target / "a.txt").read_text() == "hours of training"
 
@@ -132,9 +136,7 @@ def test_the_root_of_the_file_system_is_refused():
 def test_a_file_where_a_folder_should_be_is_the_users_mistake(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "model.tflite", tmp_path / "file" / "deeper" / "model.tflite"):
-        with pytest.raises(
-            UserError, match=r"model\.tflite: can't be written .*Give a place that you may write to"
-        ):
+        with pytest.raises(UserError, match=r"model\.tflite: can't be written .*Give a place that you may write to"):
             write_json(place, {})
 
 
@@ -230,12 +232,12 @@ WRITE_FOLDERS_FOR_EVER = """
     import itertools, sys
     from pathlib import Path
     from keras_transformer.files import staged
-    print("ready", flush=True)
     for number in itertools.count():
         with staged(sys.argv[1]) as staging:
             staging.mkdir()
             for name in "abc":
                 (staging / name).write_text(str(number))
+        print("saved", flush=True)
 """
 
 
@@ -248,8 +250,9 @@ def test_sigkill_at_any_moment_leaves_one_whole_folder(tmp_path):
     for round_number in range(12):
         command = [sys.executable, "-c", textwrap.dedent(WRITE_FOLDERS_FOR_EVER), str(target)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-            assert writer.stdout.readline() == "ready\n"
-            time.sleep(0.003 + 0.0071 * round_number)
+            for _ in range(1 + round_number):
+                assert writer.stdout.readline() == "saved\n"
+            time.sleep(0.0007 * round_number)
             writer.kill()
         assert sorted(os.listdir(target)) == ["a", "b", "c"]
         assert len({(target / name).read_text() for name in "abc"}) == 1

@@ -85,7 +85,7 @@ def test_a_flipped_bit_in_the_weights_is_noticed_without_a_manifest(saved, tmp_p
 def test_any_byte_changed_under_a_right_checksum_loads_or_is_named(saved, tmp_path):
     """Whoever can write a file can also write its checksums: then only our error may come out, or a model."""
     parts, generator = members(saved), random.Random(3)
-    for _ in range(80):
+    for _ in range(17):
         name = generator.choice(list(parts))
         changed = bytearray(parts[name])
         changed[generator.randrange(min(len(changed), 5000))] = generator.randrange(256)
@@ -173,20 +173,32 @@ def test_weights_that_lie_in_another_file_are_refused(saved, tmp_path):
     for number, write in enumerate((external_data, external_link, virtual_data)):
         parts = {**members(saved), "model.weights.h5": weights_file(write)}
         path = seal(tmp_path / f"link{number}.keras", parts)
-        with pytest.raises(ModelFileError, match=r"link\d\.keras: its weight 'a' (lies|is a link) elsewhere"):
+        with pytest.raises(ModelFileError, match=r"link\d\.keras: its weight 'a' lies outside of the file"):
             check_archive(path)
 
 
+def test_hard_links_in_a_ring_come_to_an_end(saved, tmp_path):
+    def ring(file):
+        file.create_group("a/b")
+        file["a/b/c"] = file["a"]
+
+    path = seal(tmp_path / "ring.keras", {**members(saved), "model.weights.h5": weights_file(ring)})
+    assert check_archive(path) is None
+
+
 def test_code_inside_a_model_is_refused_and_never_run(saved, tmp_path):
-    canary = tmp_path / "canary"
-    model = keras.Sequential(
-        [keras.Input((3,)), keras.layers.Lambda(lambda x: canary.write_text("ran") or x)]
-    )
-    canary.unlink(missing_ok=True)  # building the model ran it once, here
+    canary = str(tmp_path / "canary")
+
+    def identity(x, place=canary):
+        with open(place, "w"):
+            return x
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(identity)])
     model.save(tmp_path / "lambda.keras")
+    os.remove(canary)  # building the model ran it, here
     with pytest.raises(ModelFileError, match=r"lambda\.keras: Keras can't load it .*keras_transformer alone"):
         load_model(tmp_path / "lambda.keras")
-    assert not canary.exists()
+    assert not os.path.exists(canary)
 
 
 @pytest.mark.parametrize(

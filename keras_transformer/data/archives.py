@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from keras_transformer.checks import UserError
 
@@ -145,5 +145,5 @@ def _inside(folder: Path, member: Member, archive: Path) -> Path:
     return place
 
 
-def _refused(archive: Path, member: Member, reason: str) -> Any:
+def _refused(archive: Path, member: Member, reason: str) -> UserError:
     return UserError(f"{archive.name}: {member.path!r} {reason}. {_FETCH_AGAIN}")

@@ -169,7 +169,8 @@ def _download(asset: Asset, scratch: Path) -> Path:
     environment = dict(os.environ)
     if asset.is_sdist:
         command += ["--use-pep517", "--no-build-isolation"]
-        environment["PYTHONPATH"] = str(_silent_build_backend(asset, scratch))
+        searched = [str(_silent_build_backend(asset, scratch)), *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(searched)
     done = subprocess.run(
         [*command, "-r", str(requirements)], env=environment, capture_output=True, text=True, check=False
     )
@@ -190,7 +191,7 @@ def _silent_build_backend(asset: Asset, scratch: Path) -> Path:
     backend = scratch / "backend" / "setuptools"
     backend.mkdir(parents=True)
     (backend / "__init__.py").touch()
-    info = f"{asset.project}-{asset.version}.dist-info"
+    info = f"{asset.project.replace('-', '_')}-{asset.version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {asset.project}\nVersion: {asset.version}\n"
     (backend / "build_meta.py").write_text(
         f"""

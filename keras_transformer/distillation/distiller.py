@@ -37,9 +37,9 @@ class Distiller(keras.Model):
     look at the student's logits on labelled rows. `predict` and calling it give the student's logits.
     `fit(x)` without labels works, and so do batches that mix both.
 
-    The teacher is only called: it isn't frozen, copied, saved, or part of `weights`. `save` and `export` write
-    the student alone. `save_weights` writes what training needs to go on: the student, the losses' weights,
-    the optimizer.
+    The teacher is only called: it isn't frozen, copied, saved, or part of `weights`. `save` and `export`
+    write the student alone. `save_weights` writes what training needs to go on: the student, the losses'
+    weights, the optimizer.
 
     Args:
         student: a Keras model that gives logits (B, C) or (B, T, V).
@@ -80,9 +80,7 @@ class Distiller(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """Return the student's logits; the teacher isn't called."""
-        return self.student(
-            select_inputs(self.student, self.teacher.student_inputs(inputs)), training=training
-        )
+        return self.student(select_inputs(self.student, self.teacher.student_inputs(inputs)), training=training)
 
     def compile(
         self,
@@ -205,9 +203,7 @@ class Distiller(keras.Model):
         if sample_weight is not None and len(sample_weight.shape) == len(weights.shape) > 1:
             weights = weights * ops.cast(sample_weight, "float32")
         # Some metrics can't take a class -1, whatever its weight.
-        return super().compute_metrics(
-            x, ops.where(known, y, ops.zeros_like(y)), y_pred, sample_weight=weights
-        )
+        return super().compute_metrics(x, ops.where(known, y, ops.zeros_like(y)), y_pred, sample_weight=weights)
 
     def save(self, filepath: str | Path, overwrite: bool = True, zipped: bool | None = None) -> None:
         """Save the student alone; the file loads without this class."""
@@ -251,10 +247,7 @@ def _policy_of(student: keras.Model) -> Any:
 
 def _refuse_probabilities(side: str, model: keras.Model) -> None:
     last = model.layers[-1] if model.layers else None
-    if (
-        isinstance(last, keras.layers.Softmax)
-        or getattr(last, "activation", None) is keras.activations.softmax
-    ):
+    if isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax:
         raise ValueError(
             f"The {side} {model.name!r} ends in a softmax: losses take logits, since probabilities have "
             "lost the small classes to rounding. Build it with activation=None in its last layer."
@@ -265,9 +258,7 @@ def _refuse_name_clash(terms: Iterable[LossTerm], metrics: Iterable[Any]) -> Non
     names = {getattr(metric, "name", getattr(metric, "__name__", metric)) for metric in metrics}
     for term in terms:
         if term.name in names:
-            raise ValueError(
-                f"metrics has {term.name!r}, which is also the name of a LossTerm. Rename one of them."
-            )
+            raise ValueError(f"metrics has {term.name!r}, which is also the name of a LossTerm. Rename one of them.")
 
 
 def _refuse_what_mirroring_breaks(model: keras.Model) -> None:

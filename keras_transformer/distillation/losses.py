@@ -37,8 +37,8 @@ def soft_targets(temperature: float | keras.Variable) -> Loss:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)): Hinton et al. 2015, section 2.
 
     The factor T^2 keeps the size of the gradient about the same whatever T. In float32: within 1e-3 of the
-    exact value for T from 0.5 to 1e4 and logits to +-80, never below 0, exactly 0 for equal logits and at
-    most 1e-9 for logits that are equal up to a shift of 100 (that is the rounding of the shift).
+    exact value for T from 0.5 to 1e4 and logits to +-80, never below 0, exactly 0 for equal logits; at most
+    1e-9 where XLA compiles it, or where one side is shifted by up to 100: that is the rounding of the shift.
 
     Args:
         temperature: T, above 0. A `keras.Variable` can be changed by a callback while `fit` runs.
@@ -77,9 +77,7 @@ def kl_divergence(target: Tensor, guess: Tensor) -> Tensor:
     log_p = ops.log_softmax(target)
     p = ops.exp(log_p)
     ratio = guess - target  # log q - log p, up to one number a row
-    ratio = ratio - ops.sum(
-        p * ratio, axis=-1, keepdims=True
-    )  # near that number: what is left to subtract is small
+    ratio = ratio - ops.sum(p * ratio, axis=-1, keepdims=True)  # near that number: what is left to subtract is small
     ratio = ratio - (_log_sum_exp(log_p + ratio) - _log_sum_exp(log_p))
     near = ops.abs(ratio) < SERIES_RADIUS
     r = ops.where(near, ratio, 0.0)  # keeps the branch not taken finite, in the gradient too

@@ -46,11 +46,10 @@ def with_taps(model: keras.Model, names: Iterable[str] = ()) -> TappedModel:
     """Return `model` as one that gives its logits, the named taps and its mask in one forward pass.
 
     Where a name is looked up: in `model.tap_tensors`, a dict of name -> KerasTensor of the model's graph; or
-        among the
-    layers of a Functional or Sequential model, whose output it then is. A subclassed model without a graph
-    offers `taps(inputs, training)`, which returns (logits, dict of taps) or (logits, taps, mask) of one
-    forward pass. A tap named "mask", (B, T) bool, becomes `Outputs.mask`; else the mask that Keras computes
-    along the graph does.
+    among the layers of a Functional or Sequential model, whose output it then is. A subclassed model without
+    a graph offers `taps(inputs, training)`, which returns (logits, dict of taps) or (logits, taps, mask) of
+    one forward pass. A tap named "mask", (B, T) bool, becomes `Outputs.mask`; without one the mask that Keras
+    computes along the graph does.
 
     Args:
         model: any Keras model; it is not changed.
@@ -69,7 +68,8 @@ def with_taps(model: keras.Model, names: Iterable[str] = ()) -> TappedModel:
                 "taps(inputs, training) that returns (logits, dict of taps)."
             )
         return TappedModel(model, wanted, None)
-    logits = _one_tensor(model.output, f"model {model.name!r}")
+    inputs, output = _ends(model)
+    logits = _one_tensor(output, f"model {model.name!r}")
     offered = getattr(model, "tap_tensors", {})
     outputs: dict[str, Any] = {"logits": logits}
     if "mask" in offered:
@@ -78,7 +78,7 @@ def with_taps(model: keras.Model, names: Iterable[str] = ()) -> TappedModel:
         outputs["taps"] = {name: _find(model, offered, name) for name in wanted}
     if len(outputs) == 1:
         return TappedModel(model, (), None)
-    return TappedModel(model, wanted, keras.Model(model.input, outputs, name=f"{model.name}_with_taps"))
+    return TappedModel(model, wanted, keras.Model(inputs, outputs, name=f"{model.name}_with_taps"))
 
 
 def select_inputs(model: keras.Model, inputs: Any) -> Any:
@@ -92,12 +92,19 @@ def select_inputs(model: keras.Model, inputs: Any) -> Any:
     graph_inputs = getattr(model, "inputs", None)
     if graph_inputs is None or not isinstance(inputs, Mapping):
         return inputs
-    wanted = model.input
+    wanted, _ = _ends(model)
     if isinstance(wanted, Mapping):
         return {name: _pick(model, inputs, name) for name in wanted}
     if isinstance(wanted, list | tuple):
         return [_pick(model, inputs, tensor.name) for tensor in graph_inputs]
     return next(iter(inputs.values())) if len(inputs) == 1 else _pick(model, inputs, wanted.name)
+
+
+def _ends(model: keras.Model) -> tuple[Any, Any]:
+    """What the graph of `model` takes and gives. (`Sequential.output` is that of a layer: of its first call.)"""
+    if isinstance(model, keras.Sequential):
+        return model.inputs[0], model.outputs[0]
+    return model.input, model.output
 
 
 def _pick(model: keras.Model, inputs: Mapping[str, Any], name: str) -> Any:

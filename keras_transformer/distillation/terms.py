@@ -84,9 +84,7 @@ class LossTerm:
                 f"LossTerm name={self.name!r}: a term needs a name of its own, and 'loss' is the sum of all "
                 "terms. Use for example name='soft_targets'."
             )
-        if not isinstance(self.weight, keras.Variable) and not (
-            self.weight >= 0 and math.isfinite(self.weight)
-        ):
+        if not isinstance(self.weight, keras.Variable) and not (self.weight >= 0 and math.isfinite(self.weight)):
             raise ValueError(
                 f"LossTerm {self.name!r}: weight={self.weight!r} must be a number of at least 0. "
                 "Use weight=0.0 to record the term without training on it."
@@ -107,17 +105,11 @@ def checked_terms(terms: Iterable[LossTerm]) -> tuple[LossTerm, ...]:
     """
     every = tuple(terms)
     if not every:
-        raise ValueError(
-            "terms=[] leaves nothing to train on. Give at least one LossTerm(name, weight, loss)."
-        )
+        raise ValueError("terms=[] leaves nothing to train on. Give at least one LossTerm(name, weight, loss).")
     for term in every:
         if not isinstance(term, LossTerm):
-            raise TypeError(
-                f"terms holds {term!r}: each must be a LossTerm(name, weight, loss). Wrap it in one."
-            )
+            raise TypeError(f"terms holds {term!r}: each must be a LossTerm(name, weight, loss). Wrap it in one.")
     twice = [name for name, count in Counter(term.name for term in every).items() if count > 1]
     if twice:
-        raise ValueError(
-            f"terms has the name {twice[0]!r} twice: names are the keys of the logs. Rename one."
-        )
+        raise ValueError(f"terms has the name {twice[0]!r} twice: names are the keys of the logs. Rename one.")
     return every

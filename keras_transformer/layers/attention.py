@@ -9,8 +9,8 @@ from keras import ops
 from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers.masks import Tensor, with_head_axis
 
-LOWEST_SCORE = -3e38
-"""What a masked score becomes: far below any score in float32, and finite, so that no row turns into NaN."""
+LARGEST_SCORE, MASKED_SCORE = 1e38, -3e38
+"""The bound of a score either way, and what a masked one becomes: below all others, finite, so that no row is NaN."""
 
 
 class Attended(NamedTuple):
@@ -33,7 +33,7 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
 
     Returns:
         (B, H, T, S), dtype of `query`. Each row sums to 1, or to 0 where the mask allows no key. The weight of a
-        masked key is exactly 0, whatever its score.
+        masked key is exactly 0, whatever its score; a score that overflowed counts as the largest finite one.
 
     Raises:
         TypeError: if `mask` isn't boolean.
@@ -42,13 +42,17 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
     # Scaling the query touches T * d numbers, scaling the scores T * S.
     scaled = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
     scores = ops.cast(ops.matmul(scaled, ops.swapaxes(key, -1, -2)), "float32")  # (B, H, T, S)
-    if mask is None:
-        return ops.cast(ops.softmax(scores), query.dtype)
-    mask = with_head_axis(mask, scores)
-    # min(score, +-bound) replaces a masked score like `where` does, and stays on the phone's fast path.
-    bound = ops.where(mask, -LOWEST_SCORE, LOWEST_SCORE)
-    weights = ops.softmax(ops.minimum(scores, bound))
-    weights = weights * ops.cast(mask, "float32")  # a row with no key stays 0, not uniform
+    bound: Tensor = LARGEST_SCORE
+    if mask is not None:
+        mask = with_head_axis(mask, scores)
+        # min(score, bound) replaces a masked score like `where` does, and stays on the phone's fast path.
+        bound = ops.where(mask, LARGEST_SCORE, MASKED_SCORE)
+    # The maximum is for scores that overflowed: a row of -inf alone would be NaN.
+    bounded = ops.minimum(ops.maximum(scores, -LARGEST_SCORE), bound)
+    # A lone key gets weight 1; Keras warns of a softmax over one.
+    weights = ops.exp(bounded - bounded) if bounded.shape[-1] == 1 else ops.softmax(bounded)
+    if mask is not None:
+        weights = weights * ops.cast(mask, "float32")  # a row with no key stays 0, not uniform
     return ops.cast(weights, query.dtype)
 
 

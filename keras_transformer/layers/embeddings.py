@@ -48,9 +48,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.embedding_dim, self.kept_pieces = embedding_dim, kept_pieces
         self.factor = None
         if embedding_dim is not None:
-            self.factor = keras.layers.Dense(
-                model_dim, use_bias=False, name="factor", dtype=self.dtype_policy
-            )
+            self.factor = keras.layers.Dense(model_dim, use_bias=False, name="factor", dtype=self.dtype_policy)
 
     def build(self, input_shape: tuple) -> None:
         """Make the table, and the factor and the map where they were asked for."""
@@ -62,7 +60,11 @@ class TokenEmbedding(keras.layers.Layer):
         )
         if self.kept_pieces is not None:
             self.piece_row = self.add_weight(
-                shape=(self.vocab_size,), initializer="zeros", dtype="int32", trainable=False, name="piece_row"
+                shape=(self.vocab_size,),
+                initializer="zeros",
+                dtype="int32",
+                trainable=False,
+                name="piece_row",
             )
         if self.factor is not None:
             self.factor.build((*input_shape, self.embedding_dim))

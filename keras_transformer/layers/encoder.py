@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_transformer.checks import fraction, positive_integer
+from keras_transformer.checks import fraction, positive, positive_integer
 from keras_transformer.layers.attention import MultiHeadAttention
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.masks import Tensor
@@ -35,6 +35,9 @@ class EncoderLayer(keras.layers.Layer):
         activation: a Keras activation for the feed-forward part.
         norm_first: True for pre-norm.
         epsilon: added to the variance in each LayerNorm; BERT has 1e-12.
+
+    Raises:
+        ValueError: for a number out of range, or heads that don't divide the width.
     """
 
     def __init__(
@@ -163,4 +166,5 @@ class Encoder(keras.layers.Layer):
 
 
 def _layer_norm(name: str, epsilon: float, policy: Any) -> keras.layers.LayerNormalization:
+    positive("epsilon", epsilon, example=1e-12)
     return keras.layers.LayerNormalization(epsilon=epsilon, name=name, dtype=policy)

@@ -33,9 +33,7 @@ class FeedForward(keras.layers.Layer):
         fraction("dropout", dropout)
         self.model_dim, self.inner_dim, self.dropout = model_dim, inner_dim, dropout
         self.activation = keras.activations.get(activation)
-        self.inner = keras.layers.Dense(
-            inner_dim, activation=self.activation, name="inner", dtype=self.dtype_policy
-        )
+        self.inner = keras.layers.Dense(inner_dim, activation=self.activation, name="inner", dtype=self.dtype_policy)
         self.inner_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
         self.outer = keras.layers.Dense(model_dim, name="outer", dtype=self.dtype_policy)
 

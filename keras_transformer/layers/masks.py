@@ -19,20 +19,26 @@ def causal_mask(length: int | Tensor) -> Tensor:
     return ops.expand_dims(ops.expand_dims(steps, 1) >= ops.expand_dims(steps, 0), 0)
 
 
+def require_boolean(name: str, mask: Tensor) -> None:
+    """Raise TypeError unless `mask` is boolean. Numbers could mean weights, an additive bias or ids: say which."""
+    dtype = getattr(mask.dtype, "name", mask.dtype)
+    if dtype != "bool":
+        raise TypeError(
+            f"{name} has dtype {dtype}: a mask is boolean, True = may attend. "
+            f"Use for example {name}=token_ids != 0, or ops.cast(mask, 'bool')."
+        )
+
+
 def with_head_axis(mask: Tensor, scores: Tensor) -> Tensor:
     """Bring a mask of shape (B, S), (B, T, S) or (B, 1, T, S) to one that broadcasts against scores (B, H, T, S).
 
     Raises:
-        TypeError: if `mask` isn't boolean. Numbers could mean weights or an additive bias: say which.
+        TypeError: if `mask` isn't boolean.
         ValueError: if its shape can't broadcast against the scores; the message names both shapes.
     """
     if not isinstance(mask, KerasTensor):
         mask = ops.convert_to_tensor(mask)
-    if str(getattr(mask.dtype, "name", mask.dtype)) != "bool":
-        raise TypeError(
-            f"attention_mask has dtype {mask.dtype}: a mask is boolean, True = may attend. "
-            "Write `ids != 0`, or ops.cast(mask, 'bool')."
-        )
+    require_boolean("attention_mask", mask)
     rank = len(mask.shape)
     if rank == 2:
         mask = ops.expand_dims(ops.expand_dims(mask, 1), 1)  # (B, 1, 1, S)

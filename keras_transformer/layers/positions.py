@@ -25,12 +25,17 @@ def sinusoidal_positions(
 
     Returns:
         (T, D), or (B, T, D) when `start` has an entry a row.
+
+    Raises:
+        ValueError: if `model_dim` isn't a whole number of at least 1.
     """
+    positive_integer("model_dim", model_dim)
     steps = ops.arange(length, dtype="float32")  # (T,)
     position = ops.expand_dims(ops.cast(start, "float32"), -1) + steps  # (T,) or (B, T)
-    channel = ops.arange(0, model_dim, 2, dtype="float32")  # (ceil(D / 2),)
     # Angles stay float32: bfloat16 has 8 significant bits, so positions 256 and 257 would coincide.
-    frequency = ops.exp(-math.log(WAVELENGTH_BASE) / model_dim * channel)
+    frequency = ops.convert_to_tensor(
+        [WAVELENGTH_BASE ** (-channel / model_dim) for channel in range(0, model_dim, 2)], "float32"
+    )  # (ceil(D / 2),)
     angle = ops.expand_dims(position, -1) * frequency  # (..., T, ceil(D / 2))
     pairs = ops.stack([ops.sin(angle), ops.cos(angle)], axis=-1)  # (..., T, ceil(D / 2), 2)
     rows = ops.shape(position)
@@ -47,6 +52,10 @@ class PositionalEncoding(keras.layers.Layer):
         length = ops.shape(x)[1]
         return x + sinusoidal_positions(length, x.shape[-1], self.compute_dtype, start)
 
+    def get_config(self) -> dict[str, Any]:
+        """Return name, dtype and trainable; Keras can't guess them when `dtype` is a policy object."""
+        return super().get_config()
+
 
 @keras.saving.register_keras_serializable("keras_transformer")
 class LearnedPositions(keras.layers.Layer):
@@ -56,7 +65,8 @@ class LearnedPositions(keras.layers.Layer):
         max_length: number of rows; a longer input is an error, never clamped.
 
     Raises:
-        ValueError: when called with more than `max_length` positions, or a `start` that goes beyond them.
+        ValueError: when called with more than `max_length` positions, or a `start` before or beyond them. Where
+            the length is known only while a graph runs, the backend's own error.
     """
 
     def __init__(self, max_length: int, **layer_options: Any) -> None:
@@ -74,6 +84,8 @@ class LearnedPositions(keras.layers.Layer):
 
     def call(self, x: Tensor, *, start: int = 0) -> Tensor:
         """Add rows start, start + 1, ... of the table to x (B, T, D)."""
+        if start < 0:
+            raise ValueError(f"start={start} must be at least 0, the first row of the table. Use for example start=0.")
         length = x.shape[1]
         if length is not None and start + length > self.max_length:
             raise ValueError(
@@ -81,9 +93,9 @@ class LearnedPositions(keras.layers.Layer):
                 f"Shorten the input to {max(self.max_length - start, 0)} positions, "
                 f"or build the layer with max_length={start + length}."
             )
-        # A length known only at run time: slicing beyond the table gives too few rows, and the sum then fails.
-        rows = ops.cast(self.table, self.compute_dtype)[start : start + ops.shape(x)[1]]  # (T, D)
-        return x + rows
+        # Unlike table[start:stop], `ops.slice` fails beyond the table; one row too few would be broadcast.
+        rows = ops.slice(self.table, (start, 0), (ops.shape(x)[1], x.shape[-1]))  # (T, D)
+        return x + ops.cast(rows, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

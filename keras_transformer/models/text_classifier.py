@@ -27,7 +27,7 @@ class TextClassifier(keras.Model):
 
     The graph is Functional, so `summary`, `get_layer` and `.keras` files work as ever. `tap_tensors` names what it
     computes on the way: `embeddings`, `mask`, `pooled`, and for each layer `encoder/0/hidden`, `.../attention`,
-    `.../query`, `.../key`, `.../value`.
+    `.../query`, `.../key`, `.../value`. Padding stands at the end of a row: positions are counted from its start.
 
     Args:
         vocab_size: number of token ids V.
@@ -102,6 +102,7 @@ class TextClassifier(keras.Model):
         logits = keras.layers.Dense(num_classes, name="logits", dtype="float32")(dropped)
 
         super().__init__(token_ids, logits, name=name)
+        self.dtype_policy = policy  # `compile` scales the loss when it says mixed_float16
         self.tap_tensors: dict[str, Tensor] = taps
         self._arguments: dict[str, Any] = {
             "vocab_size": vocab_size,
@@ -144,7 +145,12 @@ class TextClassifier(keras.Model):
         """
         config = bert.read_config(folder)
         model = cls(
-            num_classes=num_classes, dropout=dropout, pooling=pooling, name=name, dtype=dtype, **config._asdict()
+            num_classes=num_classes,
+            dropout=dropout,
+            pooling=pooling,
+            name=name,
+            dtype=dtype,
+            **config._asdict(),
         )
         bert.load_weights(model, folder)
         return model
@@ -157,16 +163,20 @@ class TextClassifier(keras.Model):
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        policy = keras.saving.serialize_keras_object(self.get_layer("embeddings_norm").dtype_policy)
-        return {**self._arguments, "name": self.name, "dtype": policy}
+        """Return the constructor's arguments, and the names of the layers that are frozen."""
+        policy = keras.saving.serialize_keras_object(self.dtype_policy)
+        frozen = [layer.name for layer in self.layers if not layer.trainable]
+        return {**self._arguments, "name": self.name, "dtype": policy, "frozen": frozen}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
         """Build the model from what `get_config` returned."""
-        dtype = config.get("dtype")
-        policy = keras.saving.deserialize_keras_object(dtype) if isinstance(dtype, dict) else dtype
-        return cls(**{**config, "dtype": policy})
+        arguments = dict(config)
+        frozen = arguments.pop("frozen", [])
+        model = cls(**arguments)
+        for name in frozen:  # else the optimizer of a loaded file doesn't fit
+            model.get_layer(name).trainable = False
+        return model
 
 
 def _pool(pooling: str, hidden: Tensor, real: Tensor, policy: Any) -> Tensor:

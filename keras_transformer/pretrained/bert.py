@@ -2,10 +2,10 @@
 
 Each tensor of a file has exactly one place. A dense kernel is the file's weight transposed; everything else is copied
 as it is. `embeddings.position_ids` is the row 0, 1, 2, ... that the original keeps as a buffer: checked, not stored.
+Tensors are float32, float16 or bfloat16; the half ones widen without loss, and are written back as float32.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +13,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from keras_transformer.checks import UserError
 from keras_transformer.files import ModelFileError, read_json, staged
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 POSITION_IDS = "embeddings.position_ids"
 PREFIX = "bert."  # what `BertFor...` classes put in front of each name
+FLOATS, INTEGERS = ("F32", "F16", "BF16"), ("I64", "I32")  # as safetensors names them
+MOST_NAMES = 4
 HEADS = ("cls.", "classifier.")  # other tasks' heads: named, so that leaving them out is a decision
 
 
@@ -47,7 +50,16 @@ CONFIG_NAMES = {
     "intermediate_size": "inner_dim",
     "max_position_embeddings": "max_length",
 }
-EXPECTED = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute", "type_vocab_size": 2}
+EXPECTED = {
+    "model_type": "bert",
+    "is_decoder": False,
+    "pad_token_id": 0,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "position_embedding_type": "absolute",
+    "type_vocab_size": 2,
+}
+WANTED_FOLDER = "Give the folder of a BERT encoder (post-norm, learned positions, exact GELU)."
 
 DENSE_PARTS = {
     "attention.self.query": "attention/query",
@@ -87,16 +99,23 @@ def read_config(folder: Path | str) -> BertConfig:
     """
     path = Path(folder) / CONFIG_FILE
     content = read_json(path)
-    missing = [name for name in CONFIG_NAMES if not isinstance(content.get(name), int)]
-    if missing:
-        raise ModelFileError(f"{path}: lacks {missing}: is it the config.json of a BERT? Give the folder of one.")
+    if not isinstance(content, dict):
+        raise ModelFileError(f"{path}: holds no JSON object, so it isn't the config.json of a BERT. {WANTED_FOLDER}")
     for name, value in EXPECTED.items():
         if content.get(name, value) != value:
             raise ModelFileError(
-                f"{path}: {name}={content[name]!r}, but this importer reads {name}={value!r} only. "
-                "Give the folder of a BERT (post-norm, learned positions, exact GELU)."
+                f"{path}: {name}={content[name]!r}, but this importer reads {name}={value!r} only. {WANTED_FOLDER}"
             )
-    return BertConfig(**{ours: content[theirs] for theirs, ours in CONFIG_NAMES.items()})
+    wrong = {name: content.get(name) for name in CONFIG_NAMES if not _is_count(content.get(name))}
+    if wrong:
+        raise ModelFileError(f"{path}: has {wrong}, and each must be a whole number of at least 1. {WANTED_FOLDER}")
+    config = BertConfig(**{ours: content[theirs] for theirs, ours in CONFIG_NAMES.items()})
+    if config.model_dim % config.num_heads:
+        raise ModelFileError(
+            f"{path}: num_attention_heads={config.num_heads} doesn't divide hidden_size={config.model_dim}. "
+            f"{WANTED_FOLDER}"
+        )
+    return config
 
 
 def load_weights(model: Any, folder: Path | str) -> None:
@@ -110,10 +129,13 @@ def load_weights(model: Any, folder: Path | str) -> None:
         folder: a Hugging Face folder.
 
     Raises:
-        ModelFileError: if the file is missing or cut short, or a tensor is missing, extra or of another shape.
+        ModelFileError: if the file is missing or cut short, or a tensor is missing, extra, twice there, of another
+            shape or number format, or holds NaN or infinity. The message names it, and the model stays as it was.
+        ValueError: if the model has parts that BERT's layout doesn't know.
     """
+    _refuse_other_parts(model)
     path = Path(folder) / WEIGHTS_FILE
-    tensors = dict(_read_tensors(path))
+    tensors = _read_tensors(path)
     places = tensor_places(model.num_layers, with_pooler=model.pooling == "first")
     _check_names(path, set(tensors), set(places), model.pooling)
     _check_position_ids(path, tensors.get(POSITION_IDS), model.max_length)
@@ -127,36 +149,35 @@ def load_weights(model: Any, folder: Path | str) -> None:
                 f"{path}: tensor {name!r} has shape {tensors[name].shape}, which gives {value.shape} here, but the "
                 f"model wants {expected}. Take the config.json that belongs to these weights."
             )
+        _check_finite(path, name, value)
         values[place.path] = value
     for variable_path, value in values.items():
         variables[variable_path].assign(value)
 
 
 def save(model: Any, folder: Path | str) -> None:
-    """Write `model` as a Hugging Face folder; what `load_weights` took goes back byte for byte.
+    """Write `model` as a Hugging Face folder; the float32 tensors that `load_weights` took go back byte for byte.
 
     A model that pools the mean is written without a pooler. The classification head has no place in the layout of a
     plain BERT and stays behind.
 
     Raises:
-        ValueError: if the model's token table is factorised or cut: the layout has no place for that.
+        UserError: if `folder` holds other files, which would be lost.
+        ValueError: if the model has parts that BERT's layout doesn't know.
     """
-    if model.embedding_dim is not None or model.kept_pieces is not None or model.norm_first:
-        raise ValueError(
-            f"{model.name!r} has embedding_dim={model.embedding_dim}, kept_pieces={model.kept_pieces}, "
-            f"norm_first={model.norm_first}: BERT's layout knows none of these. Save it as a .keras file instead."
-        )
+    _refuse_other_parts(model)
+    _refuse_other_files(Path(folder))
     variables = _variables(model)
     tensors = {}
     for name, place in tensor_places(model.num_layers, with_pooler=model.pooling == "first").items():
-        value = np.asarray(variables[place.path].numpy())
+        value = variables[place.path].numpy().astype("float32")
         tensors[name] = np.ascontiguousarray(value.T if place.transposed else value)
     tensors[POSITION_IDS] = np.arange(model.max_length, dtype="int64")[None]
     config = {theirs: getattr(model, ours) for theirs, ours in CONFIG_NAMES.items()}
     with staged(folder) as staging:
         staging.mkdir()
         save_file(tensors, staging / WEIGHTS_FILE, metadata={"format": "pt"})
-        text = json.dumps({"model_type": "bert", "architectures": ["BertModel"], **config, **EXPECTED}, indent=2)
+        text = json.dumps({"architectures": ["BertModel"], **config, **EXPECTED}, indent=2)
         (staging / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -168,16 +189,45 @@ def _norm(theirs: str, ours: str) -> dict[str, Place]:
     return {f"{theirs}.weight": Place(f"{ours}/gamma", False), f"{theirs}.bias": Place(f"{ours}/beta", False)}
 
 
-def _read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _refuse_other_parts(model: Any) -> None:
+    if model.embedding_dim is not None or model.kept_pieces is not None or model.norm_first:
+        raise ValueError(
+            f"{model.name!r} has embedding_dim={model.embedding_dim}, kept_pieces={model.kept_pieces}, "
+            f"norm_first={model.norm_first}: BERT's layout knows none of these. Use a .keras file for this model."
+        )
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """The folder is replaced as a whole: a tokenizer beside the weights would go with it."""
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    others = sorted(names - {WEIGHTS_FILE, CONFIG_FILE})
+    if others:
+        raise UserError(f"{folder}: holds {_some(others)}, which writing there would remove. Give a new folder.")
+
+
+def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ModelFileError(f"{path}: there is no such file. Give a Hugging Face folder with {WEIGHTS_FILE}.")
+    tensors: dict[str, np.ndarray] = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118
-                if not name.removeprefix(PREFIX).startswith(HEADS):
-                    yield name.removeprefix(PREFIX), file.get_tensor(name)
-    except (SafetensorError, OSError, ValueError) as error:
+            for full_name in sorted(file.keys()):
+                name = full_name.removeprefix(PREFIX)
+                if name in tensors:
+                    raise ModelFileError(
+                        f"{path}: holds tensor {name!r} with the prefix {PREFIX!r} and without, and only one can be "
+                        "used. Remove the other."
+                    )
+                if not name.startswith(HEADS):
+                    _check_format(path, name, file.get_slice(full_name).get_dtype())
+                    tensors[name] = file.get_tensor(full_name)
+    except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: can't be read as safetensors ({error}). Fetch it again.") from error
+    return tensors
 
 
 def _check_names(path: Path, given: set[str], wanted: set[str], pooling: str) -> None:
@@ -187,9 +237,29 @@ def _check_names(path: Path, given: set[str], wanted: set[str], pooling: str) ->
     missing, extra = sorted(wanted - given), sorted(given - wanted - unused)
     if missing or extra:
         raise ModelFileError(
-            f"{path}: missing tensors {missing}, extra tensors {extra}. "
+            f"{path}: missing tensors {_some(missing)}, extra tensors {_some(extra)}. "
             "Each tensor must be used exactly once: take the weights that belong to this config.json."
         )
+
+
+def _some(names: list[str]) -> str:
+    """The first few names: a file of another architecture has hundreds, and the message is one line."""
+    more = len(names) - MOST_NAMES
+    return (", ".join(map(repr, names[:MOST_NAMES])) or "none") + (f" and {more} more" if more > 0 else "")
+
+
+def _check_format(path: Path, name: str, number_format: str) -> None:
+    readable = INTEGERS if name == POSITION_IDS else FLOATS
+    if number_format not in readable:
+        raise ModelFileError(
+            f"{path}: tensor {name!r} holds {number_format} numbers, and this importer reads {', '.join(readable)}. "
+            f"Convert it to {readable[0]}."
+        )
+
+
+def _check_finite(path: Path, name: str, value: np.ndarray) -> None:
+    if not np.isfinite(value.astype("float32")).all():
+        raise ModelFileError(f"{path}: tensor {name!r} holds NaN or infinity. Fetch the file again.")
 
 
 def _check_position_ids(path: Path, position_ids: np.ndarray | None, max_length: int) -> None:
@@ -202,5 +272,7 @@ def _check_position_ids(path: Path, position_ids: np.ndarray | None, max_length:
 
 def _variables(model: Any) -> dict[str, Any]:
     """The model's weights by path, without the model's own name in front."""
-    return {weight.path.split("/", 1)[1] if weight.path.startswith(f"{model.name}/") else weight.path: weight
-            for weight in model.weights}
+    return {
+        weight.path.split("/", 1)[1] if weight.path.startswith(f"{model.name}/") else weight.path: weight
+        for weight in model.weights
+    }

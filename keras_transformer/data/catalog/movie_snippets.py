@@ -6,7 +6,7 @@ id, mean rating by 20 people from -4 to 4, text. `snippets()` is plain Python; t
 
 import hashlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,13 @@ CLASS_NAMES = ("negative", "positive")
 # A rating nearer to 0 says that the raters disagreed, or that there is no sentiment.
 SMALLEST_RATING = 0.5
 TEST_SHARE = 0.2
+_CITATION = """\
+@inproceedings{hutto2014vader,
+  title = {VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text},
+  author = {Hutto, C.J. and Gilbert, Eric},
+  booktitle = {Eighth International Conference on Weblogs and Social Media (ICWSM-14)},
+  year = {2014}
+}"""
 _MEMBER = "hutto_ICWSM_2014/{}_GroundTruth.txt"
 _LABELLED_PART = "movieReviewSnippets"
 _UNLABELLED_PARTS = ("tweets", "amazonReviewSnippets", "nytEditorialSnippets")
@@ -88,27 +95,30 @@ def _rating_and_text(line: str) -> tuple[float, str]:
 
 
 class MovieSnippets(tfds.core.GeneratorBasedBuilder):
-    """`tfds.load("movie_snippets")`: splits train, test and unlabelled (label -1), features text and label."""
+    """`tfds.load("movie_snippets")`: splits train, test and unlabelled (label -1), features text and label.
+
+    tfds has nothing to download: the texts come out of the cache of `data.assets`.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa
-    # What it reads comes out of the cache of `data.assets`; tfds itself has nothing to download.
+
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
+        return tfds.core.DatasetInfo(
+            builder=self,
             description=__doc__,
             features=tfds.features.FeaturesDict(
                 {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(names=list(CLASS_NAMES))}
             ),
             supervised_keys=("text", "label"),
             homepage="https://github.com/cjhutto/vaderSentiment",
-            citation="Hutto, C.J. and Gilbert, E.E. (2014). VADER. ICWSM-14.",
+            citation=_CITATION,
+            license="MIT",
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        splits = snippets()._asdict()
-        return {name: self._generate_examples(table) for name, table in splits.items()}
+        return {name: self._generate_examples(table) for name, table in snippets()._asdict().items()}
 
     def _generate_examples(self, table: Table) -> Iterator[tuple[int, dict[str, Any]]]:
-        labels = table.labels or [-1] * len(table.texts)
+        labels: Sequence[str | int] = table.labels or [-1] * len(table)
         for row, (text, label) in enumerate(zip(table.texts, labels, strict=True)):
             yield row, {"text": text, "label": label}

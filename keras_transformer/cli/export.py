@@ -1,0 +1,101 @@
+"""`keras-transformer export`: a trained model as a file for phones or a folder for servers, proved to agree."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from keras_transformer.checks import UserError
+from keras_transformer.cli.options import AsJson, Quiet, SomeDataFile, TextColumn
+from keras_transformer.cli.output import print_facts, print_json, working
+
+if TYPE_CHECKING:
+    from keras_transformer.bundle import Bundle
+    from keras_transformer.export import ExportReport
+
+Format = Literal["saved_model", "tflite"]
+Quantize = Literal["none", "float16", "dynamic", "int8"]
+
+
+def export(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="run folder that `train` or `distill` wrote", show_default=False),
+    ],
+    form: Annotated[
+        Format,
+        typer.Option("--format", help="tflite: one file for phones; saved_model: a folder for TensorFlow Serving"),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="file (.tflite) or folder to write", show_default=False)],
+    quantize: Annotated[
+        Quantize | None,
+        typer.Option(
+            "--quantize",
+            help="number format of a .tflite: dynamic has int8 weights and float32 activations",
+            show_default="dynamic",
+        ),
+    ] = None,
+    data: SomeDataFile = None,
+    text_column: TextColumn = "text",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a trained model for phones or servers, reload it, and prove that it still gives the same answers.
+
+    It is compared on texts of --data, or on those of its training data that the run folder keeps.
+    """
+    _check_place(out, form, quantize)
+    with working(quiet):
+        from keras_transformer import bundle
+        from keras_transformer.data.text import read_table
+
+        info = bundle.read(folder)
+        examples = read_table(data, text_column, None).texts[: bundle.MOST_EXAMPLES] if data else info.examples
+        if not examples:
+            raise UserError(f"{folder}: keeps no texts to prove an export with. Give some with --data FILE.")
+        report = _write(bundle.load(folder, task="classify"), out, form, quantize or "dynamic", examples)
+    if as_json:
+        print_json(asdict(report))
+        return
+    facts = {
+        "bytes": report.bytes,
+        "largest logit error": f"{report.max_abs_logit_error:.1e}",
+        "same answer": f"{report.top1_agreement:.2%} of {len(examples)} texts",
+    }
+    print_facts(report.path, facts)
+
+
+def _write(loaded: "Bundle", out: Path, form: Format, quantize: Quantize, examples: list[str]) -> "ExportReport":
+    from keras_transformer import export as exports
+
+    tokenizer, labels, max_length = loaded.tokenizer, loaded.labels, loaded.manifest.max_length
+    if form == "saved_model":
+        return exports.saved_model(
+            loaded.model, out, tokenizer=tokenizer, labels=labels, max_length=max_length, examples=examples
+        )
+    return exports.tflite(
+        loaded.model,
+        out,
+        tokenizer=tokenizer,
+        labels=labels,
+        max_length=max_length,
+        examples=examples,
+        quantize=quantize,
+    )
+
+
+def _check_place(out: Path, form: Format, quantize: Quantize | None) -> None:
+    """Refuse before minutes of work what would be refused after them."""
+    if form == "tflite":
+        if out.suffix != ".tflite":
+            raise UserError(f"--out {out}: a TFLite file ends in .tflite. Use --out {out.with_suffix('.tflite')}.")
+        if out.is_dir():
+            raise UserError(f"--out {out}: is a folder, and a TFLite file is to be written. Give another name.")
+        return
+    if quantize is not None:
+        raise UserError(f"--quantize {quantize}: is for --format tflite; a SavedModel is float32. Leave it out.")
+    if out.suffix == ".tflite" or out.is_file():
+        raise UserError(f"--out {out}: is the name of a file, and a SavedModel is a folder. Give another name.")
+    if (out / "manifest.json").exists():
+        raise UserError(f"--out {out}: is a run folder. Give the SavedModel a folder of its own.")

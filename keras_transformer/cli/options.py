@@ -1,0 +1,68 @@
+"""Options that more than one command has, each defined once."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Size = Literal["tiny", "small", "base"]
+SIZES = "layers x width of a model from nothing: tiny 2 x 128, small 4 x 256, base 6 x 512"
+
+ModelPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PATH",
+        help="a run folder, a .tflite file or a SavedModel folder",
+        show_default=False,
+    ),
+]
+DataFile = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        help="CSV, TSV or JSON Lines file with a header",
+        exists=True,
+        dir_okay=False,
+        show_default=False,
+    ),
+]
+SomeDataFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="CSV, TSV or JSON Lines file with a header",
+        exists=True,
+        dir_okay=False,
+        show_default=False,
+    ),
+]
+TextColumn = Annotated[str, typer.Option("--text-column", help="column of the texts")]
+LabelColumn = Annotated[str, typer.Option("--label-column", help="column of the labels")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="show no progress")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of all that is random")]
+
+RunFolder = Annotated[Path, typer.Option("--out", help="run folder to write", file_okay=False, show_default=False)]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", min=1, help="passes over the data", show_default="from the data's size")
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="texts a step", show_default="from the texts' length")
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        "--max-length",
+        min=3,
+        help="word pieces a text is cut to",
+        show_default="the 95th percentile of the data",
+    ),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option("--learning-rate", help="peak step size of AdamW", show_default="from --init and --size"),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option("--minutes", help="minutes that training may take at most", show_default="no limit"),
+]

@@ -1,0 +1,10 @@
+"""Write a trained Keras model for TensorFlow Serving and for phones, and prove that it still gives the same answers.
+
+Importing this package imports neither TensorFlow nor Keras; `saved_model` and `tflite` do when they are called.
+"""
+
+from keras_transformer.export.parity import ExportReport, Parity, ParityError, compare
+from keras_transformer.export.saved_model import saved_model
+from keras_transformer.export.tflite import QUANTIZATIONS, tflite
+
+__all__ = ["QUANTIZATIONS", "ExportReport", "Parity", "ParityError", "compare", "saved_model", "tflite"]

@@ -1,0 +1,64 @@
+"""From a prepared Keras model to the bytes of a flatbuffer, by way of a SavedModel with one signature."""
+
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.python.convert_phase import ConverterError
+
+from keras_transformer.checks import UserError
+from keras_transformer.export.lite_runner import INPUT, SIGNATURE
+from keras_transformer.export.preparation import Prepared
+from keras_transformer.export.signatures import BareWeights, token_function
+
+CALIBRATION_TEXTS = 200
+
+
+def convert(prepared: Prepared, quantize: str) -> bytes:
+    """Return the flatbuffer of a prepared model with the signature `tokens`, (1, T) ids -> (1, C) logits.
+
+    One row and a free length: LiteRT then runs each text at its own length, see benchmarks.
+
+    Raises:
+        UserError: if the model has an operator that LiteRT lacks.
+    """
+    function = token_function(prepared.model, (1, prepared.fixed_length), limits=None)
+    with tempfile.TemporaryDirectory() as folder:
+        module = BareWeights(prepared.model)
+        tf.saved_model.save(module, folder, signatures={SIGNATURE: function.get_concrete_function()})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
+        _set_number_format(converter, quantize, prepared)
+        try:
+            with warnings.catch_warnings():
+                # The converter calibrates with an interpreter of its own, and that one announces its retirement.
+                warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning)
+                return converter.convert()
+        except ConverterError as error:
+            raise UserError(
+                f"model {prepared.model.name!r} can't become a .tflite file: {_missing_operators(error)}. "
+                "Write that part of the model with operators that LiteRT has."
+            ) from error
+
+
+def _set_number_format(converter: Any, quantize: str, prepared: Prepared) -> None:
+    if quantize == "none":
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantize == "int8":
+        converter.representative_dataset = lambda: _calibration(prepared)
+
+
+def _calibration(prepared: Prepared) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    for row in prepared.token_ids[:CALIBRATION_TEXTS]:
+        yield SIGNATURE, {INPUT: prepared.tokenizer.pad([row], prepared.fixed_length)}
+
+
+def _missing_operators(error: ConverterError) -> str:
+    named = sorted(set(re.findall(r"tf\.\w+", str(error))))
+    return f"LiteRT has no {', '.join(named)}" if named else " ".join(str(error).split())[:300]

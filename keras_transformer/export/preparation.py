@@ -1,0 +1,78 @@
+"""The common start of every export: check that things belong together, and ask the Keras model for its answers."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_transformer.data.tokenizer import WordPiece
+from keras_transformer.export import requirements
+from keras_transformer.export.attachments import Attachments, Part, Settings
+from keras_transformer.export.keras_runner import KerasRunner, in_float32
+from keras_transformer.export.requirements import Limits
+from keras_transformer.export.token_batches import Run, run_in_batches
+from keras_transformer.version import __version__
+
+BATCH_SIZE = 32
+
+
+class Prepared(NamedTuple):
+    """A model ready for export, with its own answers to the examples."""
+
+    model: keras.Model  # computes in float32
+    tokenizer: WordPiece
+    labels: list[str]
+    limits: Limits
+    max_length: int
+    fixed_length: int | None  # the one input length that the model takes; None = any
+    token_ids: list[list[int]]
+    reference: np.ndarray  # (N, C) logits of the examples
+
+    def run(self, run: Run, batch_size: int = BATCH_SIZE) -> np.ndarray:
+        """Return the logits (N, C) that another form of the model gives for the examples."""
+        return run_in_batches(
+            run,
+            self.token_ids,
+            self.tokenizer,
+            num_classes=len(self.labels),
+            batch_size=batch_size,
+            length=self.fixed_length,
+        )
+
+    def attachments(self, form: str, task: str, parts: dict[str, Part]) -> Attachments:
+        """Return what travels with the exported model."""
+        settings = Settings(
+            task=task,
+            format=form,
+            max_length=self.max_length,
+            vocab_size=self.limits.vocab_size,
+            parameters=int(self.model.count_params()),
+            version=__version__,
+            parts=parts,
+        )
+        return Attachments(self.tokenizer.to_json(), self.labels, settings)
+
+
+def prepare(
+    model: keras.Model, tokenizer: WordPiece, labels: Sequence[str], max_length: int, examples: Sequence[str]
+) -> Prepared:
+    """Check that model, tokenizer, labels and examples belong together, and run the model on the examples.
+
+    Raises:
+        ValueError: if they don't.
+    """
+    requirements.check_texts(labels, examples)
+    requirements.check_classes(model, labels)
+    limits = requirements.limits(model, tokenizer, max_length)
+    source = in_float32(model)
+    runner = KerasRunner(source)
+    if runner.fixed_length is not None and max_length > runner.fixed_length:
+        raise ValueError(
+            f"max_length={max_length} is more than the {runner.fixed_length} ids that model {model.name!r} takes. "
+            f"Use max_length={runner.fixed_length}."
+        )
+    token_ids = tokenizer.encode(list(examples), max_length)
+    unanswered = np.zeros((len(token_ids), len(labels)), np.float32)
+    prepared = Prepared(source, tokenizer, list(labels), limits, max_length, runner.fixed_length, token_ids, unanswered)
+    return prepared._replace(reference=prepared.run(runner))

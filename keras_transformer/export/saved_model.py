@@ -1,0 +1,117 @@
+"""A SavedModel in TensorFlow Serving's layout, which takes raw strings and runs wherever core TensorFlow does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_transformer import files
+from keras_transformer.checks import UserError
+from keras_transformer.export import attachments
+from keras_transformer.export.parity import ExportReport, ParityError, compare, require_logits
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_transformer.data.tokenizer import WordPiece
+    from keras_transformer.export.preparation import Prepared
+    from keras_transformer.export.serving_graph import Answers
+
+FORMAT = "saved_model"
+VERSION = "1"
+GRAPH = "saved_model.pb"
+TOLERANCE = 1e-5
+FIX = "Pass a larger tolerance if you can live with that."
+
+
+def saved_model(
+    model: "keras.Model",
+    folder: Path | str,
+    *,
+    tokenizer: "WordPiece",
+    labels: Sequence[str],
+    max_length: int,
+    examples: Sequence[str],
+    tolerance: float = TOLERANCE,
+    task: str = "classify",
+) -> ExportReport:
+    """Write `model` as `FOLDER/1/` for TensorFlow Serving, reload it as Serving does, and prove that it agrees.
+
+    Two signatures share one set of weights, each stored once. `serving_default` takes `text` (N,) string and gives
+    `labels` (N,) string, the best label of each text, and `scores` (N, C) float32, their softmax in the order of
+    `assets.extra/labels.json`. `tokens` takes `token_ids` (N, T) int32, 0 = padding, and gives `logits` (N, C)
+    float32; ids out of range or too many of them are answered with INVALID_ARGUMENT. There are only core TensorFlow
+    operators in it, and none that needs XLA. A model in mixed precision is written, and compared, in float32.
+
+    Args:
+        model: token ids (N, T) int32 -> logits (N, C).
+        folder: the model's name for Serving, for example `out/sentiment`; version `1/` is made or replaced in it.
+        tokenizer: the one that the model was trained with; it goes into the graph.
+        labels: name of each class, in the order of the logits.
+        max_length: texts are cut to so many word pieces.
+        examples: texts with which the reloaded model is compared.
+        tolerance: largest difference in a logit, or in a score, that is let through.
+        task: written into the settings.
+
+    Raises:
+        ParityError: if the reloaded model differs by more than `tolerance`. Nothing is written then.
+        UserError: if `folder/1` holds something else, can't be written, or the model needs XLA.
+        ValueError: if model, tokenizer, labels, `max_length` and `examples` don't belong together.
+    """
+    from keras_transformer.export import serving_graph
+    from keras_transformer.export.preparation import prepare
+
+    target = Path(folder) / VERSION
+    _refuse_foreign(target)
+    prepared = prepare(model, tokenizer, labels, max_length, examples)
+    with files.staged(target) as staging:
+        serving_graph.write(prepared, staging)
+        with serving_graph.ServingSession(staging) as session:
+            _refuse_xla(session.operators, target)
+            result = compare(prepared.reference, prepared.run(session.logits))
+            require_logits(result, tolerance, target, FIX)
+            _require_answers(session.answers(examples), prepared, tolerance, target)
+        parts = attachments.parts_of_folder(staging)
+        attachments.write_to_folder(staging, prepared.attachments(FORMAT, task, parts))
+    return ExportReport(
+        path=str(target),
+        format=FORMAT,
+        bytes=files.size_on_disk(target),
+        max_abs_logit_error=result.max_abs_logit_error,
+        top1_agreement=result.top1_agreement,
+        operators=session.operators,
+        flex_ops=[],
+    )
+
+
+def _refuse_foreign(target: Path) -> None:
+    if target.exists() and not (target / GRAPH).is_file():
+        raise UserError(
+            f"{target}: is there and is no SavedModel, so it isn't replaced. Give another folder, or move it away."
+        )
+
+
+def _refuse_xla(operators: Sequence[str], target: Path) -> None:
+    """TensorFlow Serving starts with XLA off and answers such an operator with an error."""
+    compiled = [name for name in operators if name.startswith("Xla")]
+    if compiled:
+        raise UserError(
+            f"{target}: the model uses {compiled}, which a server with XLA off refuses. Nothing was written. "
+            "Write that part of the model with other operators, for example ops.where in place of ops.slice_update."
+        )
+
+
+def _require_answers(answers: "Answers", prepared: "Prepared", tolerance: float, target: Path) -> None:
+    """Raw strings must end in the scores of the same tokens: this proves the tokenizer in the graph."""
+    shifted = prepared.reference - prepared.reference.max(axis=1, keepdims=True)
+    softmax = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+    result = compare(softmax, answers.scores)
+    best = [prepared.labels[index] for index in answers.scores.argmax(axis=1)]
+    if result.max_abs_logit_error > tolerance or answers.labels != best:
+        raise ParityError(
+            f"{target}: a score that it gives for a raw text would differ from its Keras model by "
+            f"{result.max_abs_logit_error:.1e} (limit {tolerance:.0e}), most at example {result.worst_example}: the "
+            f"tokenizer in the graph reads that text differently. Nothing was written. Pass the tokenizer that the "
+            f"model was trained with, and report the text."
+        )

@@ -1,0 +1,114 @@
+"""A `.tflite` file that is whole: the model for LiteRT, with its tokenizer, labels and settings inside."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_transformer import files
+from keras_transformer.checks import UserError, one_of
+from keras_transformer.export import attachments, lite_runner
+from keras_transformer.export.parity import ExportReport, Parity, compare, require_agreement, require_logits
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_transformer.data.tokenizer import WordPiece
+
+FORMATS = {
+    "none": "tflite_float32",
+    "float16": "tflite_float16",
+    "dynamic": "tflite_int8",
+    "int8": "tflite_static_int8",
+}
+QUANTIZATIONS = tuple(FORMATS)
+TOLERANCES = {"none": 1e-4, "float16": 1e-2}
+"""Largest difference in a logit. The forms with int8 weights are held to `min_agreement` instead."""
+MIN_AGREEMENT = 0.98
+FIXES = {
+    "none": "Check that padding (id 0) can't change the model's answer, or pass a larger tolerance.",
+    "float16": "Try quantize='none', or pass a larger tolerance.",
+    "dynamic": "Try quantize='float16', or pass a lower min_agreement.",
+    "int8": "Try quantize='dynamic', which leaves activations in float32, or pass a lower min_agreement.",
+}
+
+
+def tflite(
+    model: "keras.Model",
+    path: Path | str,
+    *,
+    tokenizer: "WordPiece",
+    labels: Sequence[str],
+    max_length: int,
+    examples: Sequence[str],
+    quantize: str = "dynamic",
+    tolerance: float | None = None,
+    min_agreement: float = MIN_AGREEMENT,
+    task: str = "classify",
+) -> ExportReport:
+    """Write `model` as one `.tflite` file, reload it with LiteRT, and prove that it agrees.
+
+    Its signature `tokens` takes `token_ids` (1, T) int32 and gives `logits` (1, C) float32, for any T up to the
+    model's own limit: a text runs at its own length. The kernels check neither ids nor length, so a caller must;
+    `serving.load` does. The file holds built-in operators only. A model in mixed precision is written, and compared,
+    in float32.
+
+    Args:
+        model: token ids (N, T) int32 -> logits (N, C).
+        path: the file to write.
+        tokenizer: the one that the model was trained with; it travels in the file.
+        labels: name of each class, in the order of the logits.
+        max_length: texts are cut to so many word pieces.
+        examples: texts with which the file is compared, and from which "int8" takes the range of activations.
+        quantize: "none": float32. "float16": weights in half the bytes, computed in float32. "dynamic": int8 weights,
+            float32 activations. "int8": int8 weights and activations, for chips that have nothing else.
+        tolerance: largest difference in a logit that is let through; None = 1e-4 for "none", 1e-2 for "float16", and
+            no limit for the int8 forms.
+        min_agreement: share of examples that must keep their best label in the int8 forms.
+        task: written into the settings.
+
+    Raises:
+        ParityError: if the file's answers are over a limit; the message says which knob to turn.
+        UserError: if the place can't be written, or the model has an operator that LiteRT lacks.
+        ValueError: for an unknown `quantize`, or parts that don't belong together.
+    """
+    one_of("quantize", quantize, QUANTIZATIONS)
+    from keras_transformer.export.lite_converter import convert
+    from keras_transformer.export.preparation import prepare
+
+    prepared = prepare(model, tokenizer, labels, max_length, examples)
+    with files.staged(path) as staging:
+        staging.write_bytes(convert(prepared, quantize))
+        operators = lite_runner.operator_names(staging)
+        flex_ops = [name for name in operators if name.startswith("Flex")]
+        _refuse_flex(flex_ops, path)
+        parts = {attachments.FLATBUFFER: attachments.part_of_file(staging)}
+        attachments.append_to_file(staging, prepared.attachments(FORMATS[quantize], task, parts))
+        attachments.read_from_file(staging)
+        logits = prepared.run(lite_runner.LiteRunner(staging), batch_size=1)
+        result = compare(prepared.reference, logits)
+        _require(result, quantize, tolerance, min_agreement, path)
+    return ExportReport(
+        path=str(path),
+        format=FORMATS[quantize],
+        bytes=files.size_on_disk(path),
+        max_abs_logit_error=result.max_abs_logit_error,
+        top1_agreement=result.top1_agreement,
+        operators=operators,
+        flex_ops=flex_ops,
+    )
+
+
+def _refuse_flex(flex_ops: Sequence[str], path: Path | str) -> None:
+    if flex_ops:
+        raise UserError(
+            f"{path}: would need {flex_ops}, which a phone has only with all of TensorFlow. Nothing was written. "
+            "Write that part of the model with other operators."
+        )
+
+
+def _require(result: Parity, quantize: str, tolerance: float | None, min_agreement: float, path: Path | str) -> None:
+    limit = TOLERANCES.get(quantize) if tolerance is None else tolerance
+    if limit is not None:
+        require_logits(result, limit, path, FIXES[quantize])
+    if quantize not in TOLERANCES:
+        require_agreement(result, min_agreement, path, FIXES[quantize])

@@ -1,0 +1,134 @@
+"""One way to fit: AdamW, warm-up and cosine decay, progress, and state that survives a kill."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_transformer.data.batching import Batches
+from keras_transformer.distillation import Distiller, LossTerm, RecordedTeacher, soft_targets, true_labels
+from keras_transformer.export.keras_runner import KerasRunner
+from keras_transformer.models import TextClassifier
+from keras_transformer.training.checkpoints import resumable_fit
+from keras_transformer.training.progress import ProgressBar
+
+PREDICTION_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup_share: float = 0.1  # of all steps: Devlin et al. 2019, appendix A.2, warm up over the first part too
+    weight_decay: float = 0.01  # Devlin et al. 2019, appendix A.2
+
+    def optimizer(self, steps: int) -> keras.optimizers.Optimizer:
+        """AdamW whose rate climbs in a line over the first steps, then falls to 0 as half a cosine."""
+        warmup = max(1, int(steps * self.warmup_share))
+        rate = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=0.0,
+            decay_steps=max(1, steps - warmup),
+            warmup_target=self.learning_rate,
+            warmup_steps=warmup,
+        )
+        return keras.optimizers.AdamW(rate, weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True)
+class Soft:
+    """How a teacher is listened to: weight of its soft targets beside the labels', and their temperature."""
+
+    weight: float = 0.8
+    temperature: float = 2.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What isn't learning: the seed, whether to be quiet, and where the state of a killed run is kept."""
+
+    seed: int = 0
+    quiet: bool = False
+    state: Path | None = None  # None = a killed run starts over
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fit_on_labels(
+    model: TextClassifier, batches: Batches, schedule: Schedule, *, title: str, run: Run, steps: int | None = None
+) -> dict[str, list[float]]:
+    """Train on cross-entropy with the labels alone; return the history.
+
+    `steps` is a budget that takes the place of the schedule's epochs: as many batches, however often they come round.
+    """
+    model.compile(
+        schedule.optimizer(steps or schedule.epochs * batches.steps_per_epoch),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    return _fit(model, batches, schedule.epochs, title, run, steps)
+
+
+def fit_on_teacher(
+    student: TextClassifier, batches: Batches, schedule: Schedule, soft: Soft, *, title: str, run: Run
+) -> dict[str, list[float]]:
+    """Train on labels and on a teacher's recorded logits, which travel in the batches; return the history."""
+    distiller = Distiller(
+        student,
+        RecordedTeacher(),
+        terms=[
+            LossTerm("true_labels", 1.0 - soft.weight, true_labels),
+            LossTerm("soft_targets", soft.weight, soft_targets(soft.temperature)),
+        ],
+    )
+    distiller.compile(
+        schedule.optimizer(schedule.epochs * batches.steps_per_epoch), metrics=["accuracy"], jit_compile=False
+    )
+    return _fit(distiller, batches, schedule.epochs, title, run)
+
+
+def record_logits(model: TextClassifier, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+    """The model's logits on each text, (N, C) float32: one forward pass, batches of texts of like length."""
+    runner = KerasRunner(model)
+    by_length = np.argsort([len(ids) for ids in token_ids], kind="stable")
+    ordered = Batches([token_ids[row] for row in by_length], batch_size=PREDICTION_BATCH_SIZE, shuffle=False)
+    logits = [runner(ordered.batch(rows)[0]["token_ids"]) for rows in ordered.plan(epoch=0)]
+    result = np.empty((len(token_ids), model.num_classes), dtype="float32")
+    result[by_length] = np.concatenate(logits)
+    return result
+
+
+def _fit(
+    model: keras.Model, batches: Batches, epochs: int, title: str, run: Run, steps: int | None = None
+) -> dict[str, list[float]]:
+    if steps is not None:
+        rounds = math.ceil(steps / batches.steps_per_epoch)
+        bar = [] if run.quiet else [ProgressBar(title, steps)]
+        # One long epoch: several short ones would trace nothing new, but a part of one can't be asked for.
+        data = batches.dataset(0, rounds).take(steps)
+        return model.fit(data, steps_per_epoch=steps, callbacks=bar, shuffle=False, verbose=0).history
+    bar = [] if run.quiet else [ProgressBar(title, epochs * batches.steps_per_epoch)]
+    if run.state is None:
+        return model.fit(
+            batches.dataset(0, epochs),
+            epochs=epochs,
+            steps_per_epoch=batches.steps_per_epoch,
+            callbacks=bar,
+            shuffle=False,
+            verbose=0,
+        ).history
+    return resumable_fit(
+        model,
+        batches.dataset,
+        epochs=epochs,
+        steps_per_epoch=batches.steps_per_epoch,
+        folder=run.state,
+        fingerprint=run.fingerprint,
+        callbacks=bar,
+    )

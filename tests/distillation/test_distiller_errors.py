@@ -1,0 +1,78 @@
+"""What a user can get wrong is told before the first step, with both sides and the fix."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_transformer.distillation import Distiller, LossTerm, RecordedTeacher, needing, soft_targets, true_labels
+
+SOFT = LossTerm("soft_targets", 1.0, soft_targets(2.0))
+
+
+@needing(student_taps=["hidden"], teacher_taps=["encoder"])
+def tapped(labels, student, teacher):
+    return student.logits[:, 0]
+
+
+def test_a_loss_argument_is_refused_because_losses_are_terms(classifier):
+    with pytest.raises(ValueError, match=r"loss='mse': a Distiller's losses are its terms. Leave `loss` out"):
+        Distiller(classifier(), classifier(), [SOFT]).compile("adam", loss="mse")
+
+
+def test_a_metric_with_the_name_of_a_term_is_refused(classifier):
+    distiller = Distiller(classifier(), classifier(), [LossTerm("accuracy", 1.0, true_labels)])
+    for metric in ("accuracy", keras.metrics.SparseCategoricalAccuracy(name="accuracy")):
+        with pytest.raises(ValueError, match=r"metrics has 'accuracy', which is also the name of a LossTerm. Rename"):
+            distiller.compile("adam", metrics=[metric])
+
+
+def test_unequal_classes_are_told_before_a_weight_moves(classifier, rows, fingerprint):
+    student, teacher = classifier(classes=3), classifier(classes=5)
+    before = fingerprint(student)
+    distiller = Distiller(student, teacher, [SOFT])
+    distiller.compile("adam")
+    with pytest.raises(ValueError, match=r"student's logits \(\S+ 3\) and the teacher's \(\S+ 5\).*5 classes"):
+        distiller.fit(*rows, verbose=0)
+    assert fingerprint(student) == before
+
+
+def test_unequal_classes_are_fine_for_losses_that_compare_none(classifier, rows):
+    distiller = Distiller(classifier(classes=3), classifier(classes=5), [LossTerm("labels", 1.0, true_labels)])
+    distiller.compile("adam")
+    assert np.isfinite(distiller.fit(*rows, verbose=0).history["loss"][0])
+
+
+def test_a_missing_tap_is_told_when_the_distiller_is_made(classifier):
+    with pytest.raises(ValueError, match=r"model 'big' has no tap 'encoder'. It has \['features', 'hidden'"):
+        Distiller(classifier(), classifier(name="big"), [LossTerm("near", 1.0, tapped)])
+
+
+def test_recorded_logits_that_are_not_there_are_told(classifier, rows):
+    distiller = Distiller(classifier(), RecordedTeacher(), [SOFT])
+    distiller.compile("adam")
+    with pytest.raises(ValueError, match=r"no 'teacher_logits' in the batch, which has \['features'\]. Pass x as"):
+        distiller.fit({"features": rows[0]}, rows[1], verbose=0)
+    with pytest.raises(ValueError, match=r"holds logits alone and a term asks it for the taps \['encoder'\]"):
+        Distiller(classifier(), RecordedTeacher(), [LossTerm("near", 1.0, tapped)])
+
+
+@pytest.mark.parametrize("teacher", ["bert", None, RecordedTeacher])
+def test_what_is_no_teacher_is_refused(classifier, teacher):
+    with pytest.raises(TypeError, match=r"is no teacher: pass a keras.Model, or RecordedTeacher\(\)"):
+        Distiller(classifier(), teacher, [SOFT])
+
+
+def test_probabilities_are_refused_on_either_side(classifier):
+    logits = classifier()
+    dense = keras.Model(logits.input, keras.layers.Dense(3, "softmax")(logits.output), name="soft")
+    layer = keras.Model(logits.input, keras.layers.Softmax()(logits.output), name="soft")
+    for model in (dense, layer):
+        with pytest.raises(ValueError, match=r"The student 'soft' ends in a softmax.*activation=None"):
+            Distiller(model, logits, [SOFT])
+        with pytest.raises(ValueError, match=r"The teacher 'soft' ends in a softmax"):
+            Distiller(logits, model, [SOFT])
+
+
+def test_a_distiller_is_not_serialised(classifier, tmp_path):
+    with pytest.raises(ValueError, match=r"would drag the teacher along. Use distiller.save\(path\)"):
+        Distiller(classifier(), classifier(), [SOFT]).get_config()

@@ -1,0 +1,195 @@
+"""Latencies are fair: taken in turn, warmed up, in one thread of a process of its own, tokenising included."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from keras_transformer import benchmark
+from keras_transformer.benchmark import SAMPLE_TEXTS, Latency
+from keras_transformer.checks import UserError
+from keras_transformer.files import ModelFileError, size_on_disk
+
+TEXTS = ["a fine film", "dull", "not funny at all"]
+
+
+class Recorder:
+    """Predictors that write down who was asked what."""
+
+    def __init__(self, names: str) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.predictors = {name: self.predictor(name) for name in names}
+
+    def predictor(self, name: str):
+        def predict(texts):
+            (text,) = texts  # batch 1
+            self.calls.append((name, text))
+
+        return predict
+
+
+def test_each_text_is_asked_of_all_before_the_next_and_the_turns_rotate():
+    recorder = Recorder("abc")
+    benchmark.latency(recorder.predictors, ["x", "y"], rounds=2, warmup=0)
+    turns = [recorder.calls[start : start + 3] for start in range(0, 12, 3)]
+    assert [{text for _, text in turn} for turn in turns] == [{"x"}, {"y"}, {"x"}, {"y"}]
+    assert ["".join(name for name, _ in turn) for turn in turns] == ["abc", "bca", "cab", "abc"]
+
+
+def test_every_predictor_goes_first_equally_often_on_each_text():
+    recorder = Recorder("abc")
+    benchmark.latency(recorder.predictors, list("vwxyz"), rounds=6, warmup=0)
+    firsts = [name for name, _ in recorder.calls[::3]]
+    assert {name: firsts.count(name) for name in "abc"} == {"a": 10, "b": 10, "c": 10}
+
+
+def test_warming_up_is_done_and_not_counted():
+    recorder = Recorder("ab")
+    measured = benchmark.latency(recorder.predictors, TEXTS, rounds=5, warmup=2)
+    assert len(recorder.calls) == 2 * 3 * (5 + 2)
+    assert measured["a"].calls == measured["b"].calls == 15
+
+
+def test_the_first_slow_call_of_a_traced_function_does_not_count():
+    asked = set()
+
+    def traced(texts):
+        if texts[0] not in asked:
+            time.sleep(0.05)
+            asked.add(texts[0])
+
+    assert benchmark.latency({"traced": traced}, TEXTS, rounds=3)["traced"].p95_ms < 25
+
+
+def test_percentiles_are_those_of_the_calls_in_milliseconds():
+    pauses = {"short": 0.002, "long": 0.02}
+
+    def predict(texts):
+        time.sleep(pauses[texts[0]])
+
+    measured = benchmark.latency({"one": predict}, ["short", "short", "long"], rounds=6)["one"]
+    assert 2 <= measured.p50_ms < 15
+    assert 20 <= measured.p95_ms < 60
+    assert measured.mean_ms == pytest.approx((2 + 2 + 20) / 3, abs=5)
+    assert measured.per_second == pytest.approx(1000 / measured.mean_ms)
+
+
+def test_garbage_is_not_collected_while_the_clock_runs_and_is_afterwards():
+    seen = []
+    benchmark.latency({"one": lambda texts: seen.append(gc.isenabled())}, TEXTS, rounds=1)
+    assert not any(seen)
+    assert gc.isenabled()
+
+
+def test_garbage_collection_comes_back_when_a_predictor_fails():
+    with pytest.raises(ZeroDivisionError):
+        benchmark.latency({"one": lambda texts: 1 / 0}, TEXTS)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(("predictors", "texts"), [({}, TEXTS), ({"one": len}, [])])
+def test_nothing_to_measure_is_refused(predictors, texts):
+    with pytest.raises(ValueError, match=r"\d predictors and \d texts: one of each is the least"):
+        benchmark.latency(predictors, texts)
+
+
+def test_no_rounds_are_refused():
+    with pytest.raises(ValueError, match="rounds=0 must be a whole number of at least 1"):
+        benchmark.latency({"one": len}, TEXTS, rounds=0)
+
+
+def test_the_sample_texts_are_distinct_and_of_many_lengths():
+    words = {len(text.split()) for text in SAMPLE_TEXTS}
+    assert len(set(SAMPLE_TEXTS)) == len(SAMPLE_TEXTS) == 20
+    assert min(words) <= 2
+    assert max(words) >= 35
+
+
+def test_the_machine_is_named_with_its_versions():
+    machine = benchmark.machine()
+    assert machine["cpu"]
+    assert 1 <= machine["cores"] <= os.cpu_count()
+    assert machine["memory_gb"] > 0.5
+    assert machine["python"] == sys.version.split()[0]
+    assert machine["tensorflow"].startswith("2.")
+    assert json.loads(json.dumps(machine)) == machine
+
+
+def test_a_child_measures_every_form_together(small_bundle, small_tflite, small_saved_model):
+    paths = {"keras": small_bundle, "saved_model": small_saved_model, "tflite": small_tflite}
+    measured = benchmark.in_one_thread(paths, TEXTS, rounds=3)
+    assert list(measured) == ["keras", "saved_model", "tflite"]
+    for latency in measured.values():
+        assert isinstance(latency, Latency)
+        assert latency.calls == 9
+        assert 0 < latency.p50_ms <= latency.p95_ms < 1000
+
+
+def test_measure_gives_bytes_parameters_and_memory(small_tflite, small_model):
+    (one,) = benchmark.measure([small_tflite], TEXTS, rounds=2)
+    assert one.path == str(small_tflite)
+    assert one.format == "tflite_float32"
+    assert one.parameters == small_model.count_params()
+    assert one.bytes == size_on_disk(small_tflite)
+    assert 10e6 < one.peak_memory_bytes < 300e6  # TensorFlow alone would take 500 MB
+
+
+def test_the_child_runs_on_one_core_with_one_thread(small_tflite, tmp_path):
+    """A stand-in for the serving module tells what the child's process looks like when a model is loaded."""
+    spy = tmp_path / "sitecustomize.py"
+    spy.write_text(
+        "import sys, types\n"
+        "def load(path, threads):\n"
+        "    import os, types\n"
+        "    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1\n"
+        "    facts = f'{threads} {cores} ' + os.environ['TF_NUM_INTRAOP_THREADS'] + os.environ['OMP_NUM_THREADS']\n"
+        "    print('a library that talks to standard output')\n"
+        "    return types.SimpleNamespace(predict=len, format=facts, parameters=1, bytes=1)\n"
+        "serving = types.ModuleType('keras_transformer.serving')\n"
+        "serving.load = load\n"
+        "sys.modules['keras_transformer.serving'] = serving\n"
+    )
+    code = (
+        "import sys; from keras_transformer import benchmark; "
+        "print(benchmark.measure([sys.argv[1]], ['a'], rounds=1)[0].format)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(small_tflite)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "1 1 11\n"
+
+
+def test_what_the_child_cannot_load_is_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match="nothing: there is no such file or folder"):
+        benchmark.in_one_thread({"none": tmp_path / "nothing"}, TEXTS)
+
+
+def run_instead(monkeypatch, code: str) -> None:
+    """Let a small program stand in for the measuring process."""
+    real = subprocess.run
+
+    def run(command, **options):
+        return real([sys.executable, "-c", code], **options)
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def test_a_model_that_kills_the_child_is_named_with_the_signal(monkeypatch):
+    run_instead(monkeypatch, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    with pytest.raises(ModelFileError, match=r"^broken\.tflite: the process that ran it was ended by SIGSEGV"):
+        benchmark.in_one_thread({"a": Path("broken.tflite")}, TEXTS)
+
+
+def test_a_child_that_fails_tells_its_last_words(monkeypatch):
+    run_instead(monkeypatch, "raise SystemError('out of luck')")
+    with pytest.raises(RuntimeError, match=r"the measuring process failed: .*out of luck"):
+        benchmark.in_one_thread({"a": Path("model.tflite")}, TEXTS)
