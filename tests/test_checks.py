@@ -35,9 +35,7 @@ def test_positive_integer_lets_whole_numbers_through(value):
 
 @pytest.mark.parametrize("value", [0, -2, 2.0, True, "3", None, math.nan])
 def test_positive_integer_refuses_what_is_no_count(value):
-    with pytest.raises(
-        ValueError, match=r"^num_heads=.* must be a whole number .*\. Use for example num_heads=1"
-    ):
+    with pytest.raises(ValueError, match=r"^num_heads=.* must be a whole number .*\. Use for example num_heads=1"):
         positive_integer("num_heads", value)
 
 

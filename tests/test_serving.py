@@ -89,7 +89,7 @@ def test_many_texts_answer_like_each_alone(predictors, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_long_text_is_cut_at_the_maximum_length(predictors, form):
     once, often = predictors[form].logits(["fine dull " * 20, "fine dull " * 2000])
-    np.testing.assert_array_equal(once, often)
+    np.testing.assert_allclose(once, often, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -97,7 +97,7 @@ def test_one_string_is_not_taken_for_a_list(predictors, form):
     for method in (predictors[form].predict, predictors[form].logits):
         with pytest.raises(TypeError, match=r"Use \[text\]"):
             method("a film")
-        with pytest.raises(TypeError, match="string|str"):
+        with pytest.raises(TypeError, match=r"string"):
             method(["a film", 3])
 
 

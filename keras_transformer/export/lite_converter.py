@@ -60,5 +60,5 @@ def _calibration(prepared: Prepared) -> Iterator[tuple[str, dict[str, np.ndarray
 
 
 def _missing_operators(error: ConverterError) -> str:
-    named = sorted(set(re.findall(r"tf\.\w+", str(error))))
+    named = re.findall(r"^(?:Flex|Custom) ops: (.+)$", str(error), re.MULTILINE)
     return f"LiteRT has no {', '.join(named)}" if named else " ".join(str(error).split())[:300]

@@ -65,6 +65,7 @@ class TextClassifier(keras.Model):
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
+        """Check the numbers, build the graph, keep the arguments for the config."""
         for label, value in (("num_classes", num_classes), ("num_layers", num_layers)):
             positive_integer(label, value)
         fraction("dropout", dropout)
@@ -83,13 +84,7 @@ class TextClassifier(keras.Model):
 
         for index in range(num_layers):
             layer = EncoderLayer(
-                model_dim,
-                num_heads,
-                inner_dim,
-                dropout,
-                norm_first=norm_first,
-                name=f"encoder_{index}",
-                dtype=policy,
+                model_dim, num_heads, inner_dim, dropout, norm_first=norm_first, name=f"encoder_{index}", dtype=policy
             )
             encoded = layer(x, attention_mask=real)
             taps |= {f"encoder/{index}/{part}": tensor for part, tensor in encoded._asdict().items()}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -190,7 +191,7 @@ def _write_forms(
         )
         forms.append((Form(name, "keras", place / name), None))
     student = models["student_distilled"]
-    common = {
+    common: dict[str, Any] = {
         "tokenizer": tokenizer,
         "labels": CLASS_NAMES,
         "max_length": MAX_LENGTH,

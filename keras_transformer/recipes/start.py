@@ -43,9 +43,7 @@ def choose(init: str, size: str | None, texts: Sequence[str], tell: Tell) -> Sta
     if init == "none":
         return fresh(size or "small", WordPiece.learn(texts, VOCAB_SIZE))
     if size is not None:
-        raise UserError(
-            f"--size {size}: the weights of --init {init} have a size of their own. Leave --size out."
-        )
+        raise UserError(f"--size {size}: the weights of --init {init} have a size of their own. Leave --size out.")
     if init == "minilm":
         return _hugging_face(assets.minilm_folder(tell))
     folder = Path(init)

@@ -184,16 +184,6 @@ def test_a_full_disk_is_the_users_to_mend(error):
     assert "keras-transformer: the disk is full, nothing was written" in done.stderr
 
 
-def test_a_full_disk_that_tensorflow_notices_is_told_without_its_node_names():
-    words = "{{node Save}} data-00000-of-00001; No space left on device [Op:SaveV2]"
-    done = run_broken(f"__import__('tensorflow').errors.ResourceExhaustedError(None, None, {words!r})")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == (
-        "keras-transformer: the disk is full, nothing was written (data-00000-of-00001; No space left on device). "
-        "Free some room or give another place."
-    )
-
-
 def test_ctrl_c_ends_in_one_line_and_code_130():
     done = run_broken("KeyboardInterrupt()")
     assert done.returncode == 130

@@ -71,6 +71,11 @@ with strategy.scope():
             distiller(**options)
         except ValueError as error:
             refused[name] = str(error)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        distiller()
+    except ValueError as error:
+        refused["float16"] = str(error)
 json.dump({**results, "refused": refused}, open(sys.argv[1], "w"))
 """
 
@@ -102,6 +107,7 @@ def test_what_replicas_cannot_do_is_refused_when_compiling(measured):
         "executions": "steps_per_execution above 1",
         "accumulation": "gradient_accumulation_steps",
         "averages": "ema_overwrite_frequency",
+        "float16": "mixed_float16",
     }.items():
         assert measured["refused"][name].startswith(f"{option} doesn't work with 2 replicas")
         assert "Leave it out, or train on one device." in measured["refused"][name]

@@ -6,23 +6,7 @@ import pytest
 
 GOOD = ["warm", "funny", "sharp", "lovely", "bright", "tender"]
 BAD = ["dull", "slow", "clumsy", "loud", "empty", "bitter"]
-OTHER = [
-    "the",
-    "film",
-    "a",
-    "plot",
-    "and",
-    "cast",
-    "with",
-    "scenes",
-    "of",
-    "it",
-    "was",
-    "score",
-    "in",
-    "ending",
-    "music",
-]
+OTHER = ["the", "film", "a", "plot", "and", "cast", "with", "scenes", "of", "it", "was", "score", "in", "music"]
 LABELS = ["bad", "mixed", "good"]
 MAX_LENGTH = 19  # of the exports
 POSITIONS = 23  # of the model

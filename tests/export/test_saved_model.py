@@ -1,4 +1,4 @@
-"""A SavedModel answers as its Keras model does, in the loader that TensorFlow Serving uses, and stands only if it does."""
+"""A SavedModel answers as its Keras model does, in the loader that TensorFlow Serving uses, or it isn't written."""
 
 import json
 import shutil

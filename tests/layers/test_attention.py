@@ -85,6 +85,13 @@ def test_what_stands_behind_a_mask_cannot_leak(wild):
     np.testing.assert_array_equal(attention_weights(q, changed, mask), attention_weights(q, k, mask))
 
 
+@pytest.mark.parametrize("score", [-100.0, -1e4, -1e30])
+def test_rows_sum_to_one_however_low_the_allowed_scores(score):
+    q, k = np.ones((1, 1, 3, 1), "float32"), np.full((1, 1, 7, 1), score, "float32")
+    weights = attention_weights(q, k, np.array([[1, 0, 1, 0, 0, 1, 0]], bool))
+    np.testing.assert_allclose(weights[0, 0, 1], np.array([1, 0, 1, 0, 0, 1, 0]) / 3, atol=1e-6)
+
+
 @pytest.mark.parametrize("wild", [1e30, -3e38, np.inf, -np.inf])
 def test_a_row_without_a_key_is_zero_however_wild_its_scores(wild):
     q, k = np.ones((1, 2, 3, 5), "float32"), np.full((1, 2, 7, 5), wild, "float32")

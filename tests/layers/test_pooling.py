@@ -39,7 +39,7 @@ def test_the_mean_over_many_tokens_is_taken_in_float32(policy):
 
 
 def test_token_ids_in_place_of_a_mask_are_refused():
-    with pytest.raises(TypeError, match="real has dtype int32: .*real=token_ids != 0"):
+    with pytest.raises(TypeError, match=r"real has dtype int32: .*real=token_ids != 0"):
         MeanPooling()(normal(2, 5, 7), real=np.ones((2, 5), "int32"))
 
 

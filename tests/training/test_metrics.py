@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
@@ -36,6 +36,7 @@ def test_a_class_that_was_only_predicted_counts_as_zero():
 rows = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=37)
 
 
+@settings(deadline=None)
 @given(rows)
 def test_scores_agree_with_scikit_learn_on_any_rows(pairs):
     labels, predicted = (list(column) for column in zip(*pairs, strict=True))

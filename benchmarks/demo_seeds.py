@@ -1,0 +1,141 @@
+"""The demo over several seeds: what it reaches, with the spread.
+
+Command: python benchmarks/demo_seeds.py [SEED ...]      (default 0 1 2; about 10 minutes a seed on two cores)
+Writes:  benchmarks/results/demo.md
+
+Each seed is a process of its own, `keras-transformer demo --seed N`, on a machine that does nothing else. Peak memory
+is that of the process and of the child that measures latencies, as the operating system counts it.
+"""
+
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from keras_transformer import report
+
+RESULT = Path(__file__).parent / "results" / "demo.md"
+FORMS = ("keras", "saved_model", "tflite_float32", "tflite_int8")
+
+
+def main(seeds: list[int]) -> None:
+    """Run the demo for each seed and write the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = []
+        for seed in seeds:
+            out = Path(folder) / f"seed_{seed}"
+            subprocess.run(["keras-transformer", "demo", "--seed", str(seed), "--out", str(out)], check=True)
+            made.append(report.read(out / report.REPORT_JSON))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    text = page(made, peak)
+    RESULT.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def page(made: list[report.Report], peak_gigabytes: float) -> str:
+    """The Markdown page: what was asked for, what each seed gave, lowest, median and highest."""
+    facts = {
+        "whole demo, s": ("at most 600", [one.seconds for one in made], "{:.0f}"),
+        "teacher accuracy": ("at least .86", [row(one, "teacher", "keras").accuracy for one in made], "{:.4f}"),
+        "distilled student, accuracy": ("", [distilled(one).accuracy for one in made], "{:.4f}"),
+        "share of the teacher's accuracy kept": (
+            "at least .96, aim .98",
+            [distilled(one).accuracy / row(one, "teacher", "keras").accuracy for one in made],
+            "{:.4f}",
+        ),
+        "student on labels alone, accuracy": ("", [alone(one).accuracy for one in made], "{:.4f}"),
+        "distilled minus labels alone, points": (
+            "above the seeds' spread",
+            [100 * (distilled(one).accuracy - alone(one).accuracy) for one in made],
+            "{:.2f}",
+        ),
+        "int8 file, accuracy": ("", [row(one, "student_distilled", "tflite_int8").accuracy for one in made], "{:.4f}"),
+        "int8 file, MB": ("", [row(one, "student_distilled", "tflite_int8").bytes / 1e6 for one in made], "{:.2f}"),
+        "int8 file, times smaller than the teacher": (
+            "at least 15",
+            [row(one, "teacher", "keras").bytes / row(one, "student_distilled", "tflite_int8").bytes for one in made],
+            "{:.1f}",
+        ),
+        "int8 file, times faster (p50)": (
+            "at least 10",
+            [
+                row(one, "teacher", "keras").latency_ms_p50
+                / row(one, "student_distilled", "tflite_int8").latency_ms_p50
+                for one in made
+            ],
+            "{:.1f}",
+        ),
+        "SavedModel, largest logit error": ("at most 1e-5", [parity(one, "saved_model") for one in made], "{:.1e}"),
+        "TFLite float32, largest logit error": (
+            "at most 1e-4",
+            [parity(one, "tflite_float32") for one in made],
+            "{:.1e}",
+        ),
+        "TFLite int8, same top answer": ("at least .98", [agreement(one) for one in made], "{:.4f}"),
+    }
+    seeds = " | ".join(f"seed {one.seed}" for one in made)
+    lines = [
+        "# The demo over several seeds",
+        f"Command: `python benchmarks/demo_seeds.py {' '.join(str(one.seed) for one in made)}`",
+        "Machine: " + ", ".join(f"{name} {value}" for name, value in made[0].machine.items()),
+        f"Peak memory of the largest process: {peak_gigabytes:.2f} GB (at most 6).",
+        "Flex operators in any TFLite file: "
+        + (", ".join(sorted({name for one in made for file in one.parity for name in file.flex_ops})) or "none"),
+        f"Spread of the distilled student over the seeds: {spread([distilled(one).accuracy for one in made])}; "
+        f"of the one on labels alone: {spread([alone(one).accuracy for one in made])}.",
+        f"| what | asked for | {seeds} | median |\n|---|---|{'---:|' * (len(made) + 1)}\n"
+        + "\n".join(
+            f"| {name} | {goal} | "
+            + " | ".join(form.format(value) for value in [*values, statistics.median(values)])
+            + " |"
+            for name, (goal, values, form) in facts.items()
+        ),
+        "## Latency of one text at batch 1 in one thread, ms, p50 / p95",
+        f"| form | {seeds} |\n|---|{'---:|' * len(made)}\n"
+        + "\n".join(
+            f"| {name} {form} | " + " | ".join(latency(row(one, name, form)) for one in made) + " |"
+            for name, form in [("teacher", "keras"), *(("student_distilled", form) for form in FORMS)]
+        ),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def row(one: report.Report, name: str, form: str) -> report.ModelRow:
+    """The measured row of a model in a form."""
+    return next(found for found in one.models if (found.name, found.format) == (name, form))
+
+
+def distilled(one: report.Report) -> report.ModelRow:
+    """The distilled student in Keras."""
+    return row(one, "student_distilled", "keras")
+
+
+def alone(one: report.Report) -> report.ModelRow:
+    """The student that saw labels alone."""
+    return row(one, "student_labels_only", "keras")
+
+
+def parity(one: report.Report, form: str) -> float:
+    """The largest difference in a logit between a file and its Keras model."""
+    return next(found.max_abs_logit_error for found in one.parity if found.format == form)
+
+
+def agreement(one: report.Report) -> float:
+    """Share of test texts on which the int8 file gives the Keras model's answer."""
+    return next(found.top1_agreement for found in one.parity if found.format == "tflite_int8")
+
+
+def latency(measured: report.ModelRow) -> str:
+    """Median and 95th percentile as text."""
+    return f"{measured.latency_ms_p50:.2f} / {measured.latency_ms_p95:.2f}"
+
+
+def spread(values: list[float]) -> str:
+    """Highest minus lowest, in points."""
+    return f"{100 * (max(values) - min(values)):.2f} points"
+
+
+if __name__ == "__main__":
+    main([int(word) for word in sys.argv[1:]] or [0, 1, 2])

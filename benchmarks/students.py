@@ -1,0 +1,141 @@
+"""Which student? Every candidate learns from the same teacher, with the demo's one budget of steps.
+
+Command: python benchmarks/students.py RUN [NAME ...]    (RUN: the demo's --out folder; about 3 minutes a candidate)
+Writes:  benchmarks/results/students.md
+
+The teacher is the one of that demo. A candidate is built from MiniLM as it was before the teacher was trained, or where
+its name says so from the fine-tuned teacher, or from nothing. One seed: differences below a point mean little.
+"""
+
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_transformer import benchmark, bundle
+from keras_transformer.data import assets
+from keras_transformer.data.batching import UNLABELLED, Batches
+from keras_transformer.data.catalog.movie_snippets import CLASS_NAMES, snippets
+from keras_transformer.data.text import label_ids
+from keras_transformer.export import tflite
+from keras_transformer.models import TINY, TextClassifier
+from keras_transformer.recipes import sentiment
+from keras_transformer.recipes.fitting import Run, fit_on_labels, fit_on_teacher, record_logits
+from keras_transformer.recipes.start import with_policy
+from keras_transformer.recipes.student import StudentPlan, cut_student
+from keras_transformer.training.precision import fastest_policy
+
+RESULT = Path(__file__).parent / "results" / "students.md"
+PLAN = sentiment.PLAN
+FRESH = "2 x 128 from nothing"
+FROM_TEACHER, NO_UNLABELLED = "chosen, cut from the fine-tuned teacher", "chosen, without the unlabelled texts"
+CANDIDATES: dict[str, StudentPlan] = {
+    "chosen": PLAN,
+    FROM_TEACHER: PLAN,
+    NO_UNLABELLED: PLAN,
+    "layers 1, 3, 5": replace(PLAN, layers=(1, 3, 5)),
+    "layers 0, 1": replace(PLAN, layers=(0, 1)),
+    "layers 0, 5": replace(PLAN, layers=(0, 5)),
+    "rank 64": replace(PLAN, embedding_dim=64),
+    "pieces seen 4 times": replace(PLAN, min_count=4),
+    FRESH: PLAN,
+}
+
+
+def main(run: Path, names: list[str]) -> None:
+    """Train each candidate and write the table."""
+    minilm, data = assets.minilm_folder(), snippets()
+    teacher = bundle.load(run / "teacher")
+    tokenizer, length = teacher.tokenizer, sentiment.MAX_LENGTH
+    ids = tokenizer.encode([*data.train.texts, *data.unlabelled.texts], length)
+    labels = label_ids(data.train.labels or [], CLASS_NAMES)
+    every_label = np.concatenate([labels, np.full(len(data.unlabelled), UNLABELLED, "int32")])
+    logits = record_logits(with_policy(teacher.model, fastest_policy()), ids)
+    test, truth = tokenizer.encode(data.test.texts, length), label_ids(data.test.labels or [], CLASS_NAMES)
+    teacher_accuracy = float(np.mean(record_logits(teacher.model, test).argmax(axis=1) == truth))
+    everything = Batches(ids, every_label, {"teacher_logits": logits}, batch_size=sentiment.STUDENT.batch_size)
+    steps = sentiment.STUDENT.epochs * everything.steps_per_epoch
+    lines = []
+    for name in names or list(CANDIDATES):
+        source = teacher.model if name == FROM_TEACHER else TextClassifier.from_pretrained(minilm, len(CLASS_NAMES))
+        student = build(name, source, ids, tokenizer)
+        weights = student.get_weights()
+        accuracies = []
+        for distilled in (False, True):
+            student.set_weights(weights)
+            start = time.perf_counter()
+            if distilled and name != NO_UNLABELLED:
+                fit_on_teacher(student, everything, sentiment.STUDENT, sentiment.SOFT, title=name, run=Run())
+            elif distilled:
+                few = {"teacher_logits": logits[: len(labels)]}
+                batches = Batches(ids[: len(labels)], labels, few, batch_size=sentiment.STUDENT.batch_size)
+                # As many steps as the others: the labelled texts come round more often.
+                schedule = replace(sentiment.STUDENT, epochs=round(steps / batches.steps_per_epoch))
+                fit_on_teacher(student, batches, schedule, sentiment.SOFT, title=name, run=Run())
+            else:
+                batches = Batches(ids[: len(labels)], labels, batch_size=sentiment.STUDENT.batch_size)
+                fit_on_labels(student, batches, sentiment.STUDENT, title=name, run=Run(), steps=steps)
+            seconds = time.perf_counter() - start
+            exact = with_policy(student, "float32")
+            accuracies.append(float(np.mean(record_logits(exact, test).argmax(axis=1) == truth)))
+        with tempfile.TemporaryDirectory() as folder:
+            proof = tflite(
+                exact,
+                Path(folder) / "student.tflite",
+                tokenizer=tokenizer,
+                labels=CLASS_NAMES,
+                max_length=length,
+                examples=data.test.texts[:300],
+                min_agreement=0.0,  # a bad candidate is a result here
+            )
+        lines.append(
+            f"| {name} | {student.count_params():,} | {proof.bytes / 1e6:.2f} | {accuracies[0]:.4f} | "
+            f"{accuracies[1]:.4f} | {accuracies[1] / teacher_accuracy:.4f} | {seconds:.0f} |"
+        )
+        write(run, names, teacher_accuracy, steps, lines)
+
+
+def build(name: str, source: TextClassifier, ids: list[list[int]], tokenizer: object) -> TextClassifier:
+    """The student of a candidate, in the precision that training uses."""
+    keras.utils.set_random_seed(0)
+    if name == FRESH:
+        return TextClassifier(
+            source.vocab_size, 2, max_length=sentiment.MAX_LENGTH, dtype=fastest_policy(), **TINY.arguments()
+        )
+    return cut_student(
+        source,
+        CANDIDATES[name],
+        ids,
+        always=(tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id, tokenizer.end_id),
+        max_length=sentiment.MAX_LENGTH,
+        dtype=fastest_policy(),
+    )
+
+
+def write(run: Path, names: list[str], teacher_accuracy: float, steps: int, lines: list[str]) -> None:
+    """Write the page after each candidate, so that a run that is stopped leaves what it has."""
+    quoted = " ".join(f'"{name}"' for name in names)
+    machine = ", ".join(f"{name} {value}" for name, value in benchmark.machine().items())
+    text = "\n\n".join(
+        [
+            "# Which student",
+            f"Command: `python benchmarks/students.py saved_models/sentiment {quoted}`".replace(" `", "`"),
+            f"Machine: {machine} (not quiet: accuracy doesn't depend on it, the seconds do)",
+            f"Teacher: accuracy {teacher_accuracy:.4f} on the 2,014 test texts. Each candidate: {steps} steps of "
+            f"{sentiment.STUDENT.batch_size} texts at {sentiment.STUDENT.learning_rate}, seed 0, twice: on labels "
+            f"alone, and on labels and the teacher's soft targets (weight {sentiment.SOFT.weight}, temperature "
+            f"{sentiment.SOFT.temperature}) over labelled and unlabelled texts. Chosen: {PLAN}.",
+            "| student | weights | int8 file, MB | labels alone | distilled | share kept | s |\n"
+            "|---|---:|---:|---:|---:|---:|---:|\n" + "\n".join(lines),
+        ]
+    )
+    RESULT.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

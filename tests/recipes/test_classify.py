@@ -1,0 +1,203 @@
+"""A user's own file through train, distil, export and evaluate, on a few real snippets and the smallest sizes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from keras_transformer import bundle, serving
+from keras_transformer.checks import UserError
+from keras_transformer.data.catalog.movie_snippets import snippets
+from keras_transformer.data.text import Table, read_table
+from keras_transformer.evaluation import evaluate
+from keras_transformer.export import saved_model, tflite
+from keras_transformer.recipes.classify import DistillSettings, TrainSettings, command, distill, train
+
+
+def write_csv(path, columns):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """240 labelled rows of three classes, and 60 without labels."""
+    folder = tmp_path_factory.mktemp("files")
+    data = snippets()
+    texts = [*data.train.texts[:160:2], *data.train.texts[4000:4160:2], *data.unlabelled.texts[:80]]
+    labels = [*(data.train.labels[:160:2]), *(data.train.labels[4000:4160:2]), *["other"] * 80]
+    write_csv(folder / "reviews.csv", {"text": texts, "label": labels})
+    write_csv(folder / "more.csv", {"text": data.unlabelled.texts[100:160]})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(files):
+    """A run folder made by `train`, and what `train` told."""
+    out = files / "runs" / "teacher"
+    told = train(TrainSettings(data=files / "reviews.csv", out=out, size="tiny", epochs=2, quiet=True))
+    return out, told
+
+
+@pytest.fixture(scope="module")
+def student(files, teacher):
+    out = files / "runs" / "student"
+    told = distill(
+        DistillSettings(
+            teacher=teacher[0],
+            data=files / "reviews.csv",
+            unlabelled=files / "more.csv",
+            out=out,
+            epochs=1,
+            quiet=True,
+        )
+    )
+    return out, told
+
+
+def test_train_writes_a_run_folder_whose_model_scores_what_was_told(files, teacher):
+    out, told = teacher
+    assert told["n"] == 24  # a tenth of 240
+    loaded = bundle.load(out, task="classify")
+    assert loaded.labels == ["negative", "other", "positive"]
+    assert loaded.manifest.metrics["accuracy"] == told["accuracy"]
+    held_out = Table(loaded.examples, None)
+    assert len(held_out) == 24
+    whole = read_table(files / "reviews.csv")
+    truth = dict(zip(whole.texts, whole.labels, strict=True))
+    scores = evaluate(serving.load(out), Table(loaded.examples, [truth[text] for text in loaded.examples]))
+    assert scores.accuracy == pytest.approx(told["accuracy"])
+    assert not out.with_name("teacher.partial").exists()
+
+
+def test_distill_writes_a_smaller_model_that_reads_the_same_labels(teacher, student):
+    (teacher_folder, _), (student_folder, told) = teacher, student
+    big, small = bundle.load(teacher_folder), bundle.load(student_folder)
+    assert small.labels == big.labels
+    assert small.model.count_params() < big.model.count_params()
+    assert small.tokenizer.vocab == big.tokenizer.vocab
+    assert told["rows"] == 216 + 60
+    assert 0 <= told["teacher_accuracy"] <= 1
+
+
+def test_the_student_leaves_for_phone_and_server_and_all_three_forms_agree(files, student):
+    loaded = bundle.load(student[0])
+    common = {
+        "tokenizer": loaded.tokenizer,
+        "labels": loaded.labels,
+        "max_length": loaded.manifest.max_length,
+        "examples": loaded.examples,
+    }
+    tflite(loaded.model, files / "student.tflite", quantize="none", **common)
+    saved_model(loaded.model, files / "serving" / "reviews", **common)
+    texts = loaded.examples[:7]
+    reference = serving.load(student[0]).logits(texts)
+    for path in (files / "student.tflite", files / "serving" / "reviews"):
+        np.testing.assert_allclose(serving.load(path).logits(texts), reference, atol=1e-4)
+
+
+def test_minutes_cut_the_work_and_the_message_says_so(files, tmp_path, capsys):
+    train(
+        TrainSettings(
+            data=files / "reviews.csv", out=tmp_path / "short", size="tiny", epochs=30, minutes=1e-4, batch_size=32
+        )
+    )
+    said = capsys.readouterr().err
+    assert "of 216 texts" in said
+    assert " 1 epochs" in said
+    assert bundle.read(tmp_path / "short").labels == ["negative", "other", "positive"]
+
+
+def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(files, tmp_path):
+    """SIGKILL as soon as the first epoch's state is on disk; the same command again gives the same weights."""
+    script = (
+        "import sys; from pathlib import Path;"
+        "from keras_transformer.recipes.classify import TrainSettings, train;"
+        "train(TrainSettings(data=Path(sys.argv[1]), out=Path(sys.argv[2]), size='tiny', epochs=3, quiet=True))"
+    )
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+    def start(out):
+        return subprocess.Popen(
+            [sys.executable, "-c", script, files / "reviews.csv", out], env=environment, stderr=subprocess.PIPE
+        )
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    undisturbed, process = start(whole), start(killed)
+    state = tmp_path / "killed.partial" / "state.safetensors"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert state.exists()
+    assert not killed.exists()
+    again = start(killed)
+    for running in (again, undisturbed):
+        _, errors = running.communicate(timeout=240)
+        assert running.returncode == 0, errors.decode()
+    first, second = (bundle.load(folder).model.get_weights() for folder in (whole, killed))
+    assert all(np.array_equal(one, two) for one, two in zip(first, second, strict=True))
+    assert not state.parent.exists()
+
+
+def test_a_killed_run_is_not_continued_with_other_options(files, tmp_path):
+    partial = tmp_path / "out.partial"
+    settings = {"data": files / "reviews.csv", "out": tmp_path / "out", "size": "tiny", "epochs": 1, "quiet": True}
+    partial.mkdir()
+    (partial / "state.safetensors").write_bytes(b"no state")
+    with pytest.raises(UserError, match=r"out\.partial.*Delete the folder"):
+        train(TrainSettings(**settings))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "message"),
+    [
+        ("text,label\na film,good\nno film,good\na,good\nb,good\n", {}, "all 4 rows are 'good'"),
+        ("text,label\na,good\nb,bad\n", {}, "has 2 labelled rows"),
+        ("text,label\na,x\nb,y\nc,x\nd,y\n", {"init": "nowhere"}, "--init nowhere: is neither a run folder"),
+        ("text,label\na,x\nb,y\nc,x\nd,y\n", {"init": "minilm", "size": "tiny"}, "--size tiny.*Leave --size out"),
+        ("text,label\na,x\nb,y\nc,x\nd,y\n", {"max_length": 1000}, "--max-length 1000.*Use 512 or less"),
+    ],
+)
+def test_a_mistake_in_the_file_or_the_options_is_told_and_nothing_is_written(tmp_path, content, changes, message):
+    data = tmp_path / "data.csv"
+    data.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        train(TrainSettings(**{"data": data, "out": tmp_path / "out", "quiet": True, **changes}))
+    assert [path.name for path in tmp_path.iterdir()] == ["data.csv"]
+
+
+def test_a_label_that_the_teacher_never_saw_is_refused(teacher, tmp_path):
+    data = write_csv(tmp_path / "data.csv", {"text": ["a", "b", "c", "d"], "label": ["positive", "other", "great", "other"]})
+    with pytest.raises(UserError, match="the label 'great' is none of the trained ones"):
+        distill(DistillSettings(teacher=teacher[0], data=data, out=tmp_path / "out", quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_other_things_is_left_alone(files, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(UserError, match="precious"):
+        train(TrainSettings(data=files / "reviews.csv", out=tmp_path, quiet=True))
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_the_command_in_the_manifest_is_the_one_that_made_the_folder(files, teacher):
+    manifest = json.loads((teacher[0] / "manifest.json").read_text())
+    data, out = files / "reviews.csv", teacher[0]
+    expected = f"keras-transformer train classify --data {data} --out {out} --size tiny --epochs 2"
+    assert manifest["command"] == expected
+    settings = DistillSettings(teacher=out, data=data, out=files / "s", init="none", size="tiny")
+    assert command(settings) == (
+        f"keras-transformer distill {out} --data {data} --out {files / 's'} --init none --size tiny"
+    )
