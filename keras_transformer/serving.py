@@ -13,8 +13,7 @@ from keras_transformer import files
 from keras_transformer.checks import UserError, positive_integer
 from keras_transformer.data.tokenizer import WordPiece
 from keras_transformer.data.well_formed import well_formed
-from keras_transformer.export import attachments
-from keras_transformer.export.attachments import Attachments
+from keras_transformer.export.attachments import Attachments, Settings, read_from_file, read_from_folder
 from keras_transformer.export.lite_runner import LiteRunner
 from keras_transformer.export.token_batches import Run, run_in_batches
 from keras_transformer.files import ModelFileError
@@ -172,13 +171,13 @@ def _newest_version(folder: Path) -> Path | None:
 
 
 def _load_tflite(path: Path, threads: int | None) -> Predictor:
-    attached = attachments.read_from_file(path)
+    attached = read_from_file(path)
     runner = LiteRunner(path, threads)
     return Predictor(runner, attached, files.size_on_disk(path), batch_size=1, fixed_length=runner.fixed_length)
 
 
 def _load_saved_model(folder: Path, threads: int | None) -> Predictor:
-    attached = attachments.read_from_folder(folder)
+    attached = read_from_folder(folder)
     _set_tensorflow_threads(threads)
     import tensorflow as tf
 
@@ -198,7 +197,7 @@ def _load_bundle(folder: Path, threads: int | None) -> Predictor:
 
 def _attached(loaded: "Bundle") -> Attachments:
     manifest = loaded.manifest
-    settings = attachments.Settings(
+    settings = Settings(
         task=manifest.task,
         format="keras",
         max_length=manifest.max_length,

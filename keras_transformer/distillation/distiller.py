@@ -12,7 +12,7 @@ from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.taps import select_inputs, with_taps
 from keras_transformer.distillation.teachers import Teacher, teacher_of
 from keras_transformer.distillation.terms import LossTerm, checked_terms, needs_of
-from keras_transformer.distillation.weighing import TermMean, labelled, term_mean
+from keras_transformer.distillation.weighing import TermMean, labelled, shared_mask, term_mean
 from keras_transformer.layers.masks import Tensor
 
 
@@ -21,6 +21,7 @@ class Weighed(NamedTuple):
 
     loss: Tensor  # scalar float32; on one replica out of many: its share, and the shares add up to the loss
     means: list[TermMean]
+    mask: Tensor | None  # (B, T) bool, of either side
 
 
 class Distiller(keras.Model):
@@ -156,7 +157,7 @@ class Distiller(keras.Model):
             term.weight * value.mean * share_of_replicas(value.count)
             for term, value in zip(self.terms, means, strict=True)
         ]
-        return Weighed(sum(weighted + regularisation), means)
+        return Weighed(sum(weighted + regularisation), means, shared_mask(student, teacher))
 
     def compute_loss(
         self,
@@ -187,7 +188,7 @@ class Distiller(keras.Model):
         total = next(metric for metric in self.metrics if metric.name == "loss")
         # Each replica adds its share of loss * rows; together they add rows once.
         total.update_state(weighed.loss * replicas, sample_weight=rows / replicas)
-        return self.compute_metrics(None, labels, student.logits, sample_weight=student.mask)
+        return self.compute_metrics(None, labels, student.logits, sample_weight=weighed.mask)
 
     def compute_metrics(
         self, x: Any, y: Tensor | None, y_pred: Tensor, sample_weight: Tensor | None = None

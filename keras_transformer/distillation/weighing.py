@@ -28,8 +28,8 @@ def term_mean(
     Args:
         term: its loss is called once.
         labels: (B,), (B, T) or (B, C); None = no row has a label.
-        student: its mask counts, or the teacher's if it has none.
-        teacher: the other side.
+        student: one side.
+        teacher: the other.
         sample_weight: (B,) or, for values (B, T), also (B, T); None = 1.
 
     Raises:
@@ -48,7 +48,7 @@ def term_mean(
     weights = ops.ones_like(values)
     if needs_labels:
         weights = weights * ops.cast(_like(values, labelled(labels)), "float32")
-    mask = teacher.mask if student.mask is None else student.mask
+    mask = shared_mask(student, teacher)
     if mask is not None and len(values.shape) == 2:
         weights = weights * ops.cast(mask, "float32")
     if sample_weight is not None:
@@ -56,6 +56,11 @@ def term_mean(
     counted = ops.where(weights > 0, values, 0.0)  # 0 * inf would be NaN
     count = ops.stop_gradient(ops.sum(weights))
     return TermMean(ops.divide_no_nan(ops.sum(weights * counted), count), count)
+
+
+def shared_mask(student: Outputs, teacher: Outputs) -> Tensor | None:
+    """The student's mask, or the teacher's if it has none: both sides see the same tokens."""
+    return teacher.mask if student.mask is None else student.mask
 
 
 def labelled(labels: Tensor) -> Tensor:

@@ -7,10 +7,9 @@ import keras
 import numpy as np
 
 from keras_transformer.data.tokenizer import WordPiece
-from keras_transformer.export import requirements
 from keras_transformer.export.attachments import Attachments, Part, Settings
 from keras_transformer.export.keras_runner import KerasRunner, in_float32
-from keras_transformer.export.requirements import Limits
+from keras_transformer.export.requirements import Limits, check_classes, check_texts, limits
 from keras_transformer.export.token_batches import Run, run_in_batches
 from keras_transformer.version import __version__
 
@@ -62,9 +61,9 @@ def prepare(
     Raises:
         ValueError: if they don't.
     """
-    requirements.check_texts(labels, examples)
-    requirements.check_classes(model, labels)
-    limits = requirements.limits(model, tokenizer, max_length)
+    check_texts(labels, examples)
+    check_classes(model, labels)
+    allowed = limits(model, tokenizer, max_length)
     source = in_float32(model)
     runner = KerasRunner(source)
     if runner.fixed_length is not None and max_length > runner.fixed_length:
@@ -74,5 +73,7 @@ def prepare(
         )
     token_ids = tokenizer.encode(list(examples), max_length)
     unanswered = np.zeros((len(token_ids), len(labels)), np.float32)
-    prepared = Prepared(source, tokenizer, list(labels), limits, max_length, runner.fixed_length, token_ids, unanswered)
+    prepared = Prepared(
+        source, tokenizer, list(labels), allowed, max_length, runner.fixed_length, token_ids, unanswered
+    )
     return prepared._replace(reference=prepared.run(runner))

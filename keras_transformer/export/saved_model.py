@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_transformer import files
 from keras_transformer.checks import UserError
-from keras_transformer.export import attachments
+from keras_transformer.export.attachments import parts_of_folder, write_to_folder
 from keras_transformer.export.parity import ExportReport, ParityError, compare, require_logits
 
 if TYPE_CHECKING:
@@ -59,21 +59,21 @@ def saved_model(
         UserError: if `folder/1` holds something else, can't be written, or the model needs XLA.
         ValueError: if model, tokenizer, labels, `max_length` and `examples` don't belong together.
     """
-    from keras_transformer.export import serving_graph
     from keras_transformer.export.preparation import prepare
+    from keras_transformer.export.serving_graph import ServingSession, write
 
     target = Path(folder) / VERSION
     _refuse_foreign(target)
     prepared = prepare(model, tokenizer, labels, max_length, examples)
     with files.staged(target) as staging:
-        serving_graph.write(prepared, staging)
-        with serving_graph.ServingSession(staging) as session:
+        write(prepared, staging)
+        with ServingSession(staging) as session:
             _refuse_xla(session.operators, target)
             result = compare(prepared.reference, prepared.run(session.logits))
             require_logits(result, tolerance, target, FIX)
             _require_answers(session.answers(examples), prepared, tolerance, target)
-        parts = attachments.parts_of_folder(staging)
-        attachments.write_to_folder(staging, prepared.attachments(FORMAT, task, parts))
+        parts = parts_of_folder(staging)
+        write_to_folder(staging, prepared.attachments(FORMAT, task, parts))
     return ExportReport(
         path=str(target),
         format=FORMAT,

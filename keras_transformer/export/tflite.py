@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from keras_transformer import files
 from keras_transformer.checks import UserError, one_of
-from keras_transformer.export import attachments, lite_runner
+from keras_transformer.export.attachments import FLATBUFFER, append_to_file, part_of_file, read_from_file
+from keras_transformer.export.lite_runner import LiteRunner, operator_names
 from keras_transformer.export.parity import ExportReport, Parity, compare, require_agreement, require_logits
 
 if TYPE_CHECKING:
@@ -78,13 +79,13 @@ def tflite(
     prepared = prepare(model, tokenizer, labels, max_length, examples)
     with files.staged(path) as staging:
         staging.write_bytes(convert(prepared, quantize))
-        operators = lite_runner.operator_names(staging)
+        operators = operator_names(staging)
         flex_ops = [name for name in operators if name.startswith("Flex")]
         _refuse_flex(flex_ops, path)
-        parts = {attachments.FLATBUFFER: attachments.part_of_file(staging)}
-        attachments.append_to_file(staging, prepared.attachments(FORMATS[quantize], task, parts))
-        attachments.read_from_file(staging)
-        logits = prepared.run(lite_runner.LiteRunner(staging), batch_size=1)
+        parts = {FLATBUFFER: part_of_file(staging)}
+        append_to_file(staging, prepared.attachments(FORMATS[quantize], task, parts))
+        read_from_file(staging)
+        logits = prepared.run(LiteRunner(staging), batch_size=1)
         result = compare(prepared.reference, logits)
         _require(result, quantize, tolerance, min_agreement, path)
     return ExportReport(

@@ -27,6 +27,7 @@ from keras_transformer.training.precision import fastest_policy
 
 TASK = "classify"
 SOFT = Soft()
+WIDE = 256  # a token table of this width and more is factorised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     origin = start.choose(settings.init, settings.size, parts.training.texts, tell)
     max_length = _max_length(settings, origin.tokenizer, parts.training.texts, origin.max_length)
     model = origin.build(len(names), fastest_policy())
+    for layer in origin.effort.frozen:
+        model.get_layer(layer).trainable = False
     job = _Job(settings, origin.tokenizer, names, max_length, tell)
     ids = origin.tokenizer.encode(parts.training.texts, max_length)
     schedule, kept = job.afford(model, ids, origin.effort)
@@ -130,10 +133,17 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     return job.finish(student, parts, extra)
 
 
-def default_plan(num_layers: int, inner_dim: int) -> StudentPlan:
-    """Half of the teacher's layers, each second one up to the last, and a third of their feed-forward units."""
-    layers = tuple(range(1, num_layers, 2)) or (0,)
-    return StudentPlan(layers=layers, inner_dim=max(1, inner_dim // 3), embedding_dim=None, min_count=2)
+def default_plan(num_layers: int, model_dim: int, inner_dim: int) -> StudentPlan:
+    """The first half of the teacher's layers, a third of their units, a third of the rank of a wide token table.
+
+    The first layers served better than the last or every second one (`benchmarks/results/students.md`).
+    """
+    return StudentPlan(
+        layers=tuple(range(max(1, num_layers // 2))),
+        inner_dim=max(1, inner_dim // 3),
+        embedding_dim=model_dim // 3 if model_dim >= WIDE else None,
+        min_count=2,
+    )
 
 
 class _Job:
@@ -247,7 +257,7 @@ def _student(
     tokenizer = teacher.tokenizer
     return cut_student(
         big,
-        default_plan(big.num_layers, big.inner_dim),
+        default_plan(big.num_layers, big.model_dim, big.inner_dim),
         ids,
         always=(tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id, tokenizer.end_id),
         max_length=max_length,

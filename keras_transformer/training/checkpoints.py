@@ -201,7 +201,7 @@ class ResumableTraining(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the state and the logs of the epoch."""
         for name, value in (logs or {}).items():
-            self.past.setdefault(name, []).append(float(value))
+            self.past.setdefault(name, []).append(np.asarray(value).tolist())
         self.reached = Progress(epoch + 1, stopped=self.model.stop_training)
         self._save(self.reached)
 

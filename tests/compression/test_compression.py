@@ -6,6 +6,11 @@ import pytest
 from keras_transformer.compression import count_pieces, cut_vocabulary, factorise, unit_importance
 
 
+@pytest.fixture
+def rng():
+    return np.random.default_rng(11)
+
+
 def test_pieces_are_counted_over_all_texts():
     np.testing.assert_array_equal(count_pieces([[2, 3, 3], [], [3, 0]], vocab_size=5), [1, 0, 1, 3, 0])
 

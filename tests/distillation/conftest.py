@@ -11,11 +11,6 @@ FEATURES, CLASSES, ROWS = 7, 3, 23
 VOCABULARY, TAGS, LENGTH = 13, 5, 11
 
 
-@pytest.fixture(autouse=True)
-def fixed_seed():
-    keras.utils.set_random_seed(7)
-
-
 @pytest.fixture
 def classifier() -> Callable[..., keras.Model]:
     """Make a Functional classifier (B, 7) -> (B, classes); its layers are "hidden" and "logits"."""

@@ -18,9 +18,10 @@ def terms(alpha=0.5):
     ]
 
 
-def compiled(student, teacher, optimizer="adam", **options):
+def compiled(student, teacher, optimizer="adam", run_eagerly=True, **options):
+    """Eager by default: tracing a graph takes longer than these few steps."""
     distiller = Distiller(student, teacher, terms())
-    distiller.compile(optimizer, **options)
+    distiller.compile(optimizer, run_eagerly=run_eagerly, **options)
     return distiller
 
 
@@ -30,19 +31,17 @@ def copy_of(model):
     return copy
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"jit_compile": True}, {"steps_per_execution": 2}, {"run_eagerly": True}],
-    ids=lambda option: "".join(option),
-)
-def test_every_way_of_running_trains_the_same(classifier, rows, options):
+@pytest.mark.parametrize("options", [{"steps_per_execution": 2}, {"jit_compile": True}], ids=["graph", "xla"])
+def test_a_graph_and_xla_train_as_eager_code_does(classifier, rows, options):
+    x, labels = rows[0], np.where(np.arange(len(rows[1])) % 3, rows[1], -1)
     student, teacher = classifier(), classifier()
     other = copy_of(student)
     fit = {"epochs": 2, "batch_size": 6, "shuffle": False, "verbose": 0}
-    plain = compiled(student, teacher, keras.optimizers.SGD(0.5), metrics=["accuracy"]).fit(*rows, **fit)
-    changed = compiled(other, teacher, keras.optimizers.SGD(0.5), metrics=["accuracy"], **options).fit(*rows, **fit)
-    for name, values in plain.history.items():
-        np.testing.assert_allclose(changed.history[name], values, rtol=1e-5, err_msg=name)
+    eager = compiled(student, teacher, keras.optimizers.SGD(0.5), metrics=["accuracy"]).fit(x, labels, **fit)
+    graph = compiled(other, teacher, keras.optimizers.SGD(0.5), run_eagerly=False, metrics=["accuracy"], **options)
+    history = graph.fit(x, labels, **fit).history
+    for name, values in eager.history.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
     for a, b in zip(student.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -61,10 +60,10 @@ def test_mixed_precision_keeps_float32_weights_and_losses(classifier, rows, poli
 
 def test_float16_training_scales_the_loss_and_recovers_from_overflow(classifier, rows):
     student = classifier(dtype="mixed_float16")
-    exact = copy_of(classifier())
+    exact = classifier()
     exact.set_weights(student.get_weights())
     teacher = classifier()
-    scaling = compiled(student, teacher, keras.optimizers.SGD(0.5))
+    scaling = compiled(student, teacher, keras.optimizers.SGD(0.5), run_eagerly=False)
     assert isinstance(scaling.optimizer, keras.optimizers.LossScaleOptimizer)
     scaling.fit(*rows, batch_size=len(rows[0]), shuffle=False, verbose=0)
     compiled(exact, teacher, keras.optimizers.SGD(0.5)).fit(*rows, batch_size=len(rows[0]), shuffle=False, verbose=0)
@@ -119,7 +118,7 @@ def test_callbacks_work_on_the_student(classifier, rows, tmp_path):
         validation_data=rows,
         callbacks=[
             keras.callbacks.ModelCheckpoint(file, monitor="val_loss", save_best_only=True),
-            keras.callbacks.EarlyStopping(monitor="val_soft_targets", mode="min", restore_best_weights=True),
+            keras.callbacks.EarlyStopping(monitor="val_loss", patience=0, restore_best_weights=True),
             keras.callbacks.TensorBoard(tmp_path / "logs"),
             keras.callbacks.TerminateOnNaN(),
             keras.callbacks.CSVLogger(tmp_path / "log.csv"),

@@ -119,7 +119,7 @@ def test_equal_logits_give_exactly_zero(temperature):
     np.testing.assert_array_equal(value_and_gradient(soft_targets(temperature), same, same)[0], np.zeros(37))
 
 
-@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("temperature", [0.5, 20.0, 1e4])
 def test_eager_graph_and_xla_agree(temperature):
     def loss(teacher, student):
         return soft_targets(temperature)(None, Outputs(student), Outputs(teacher))
@@ -135,7 +135,7 @@ row_of_logits = arrays.arrays("float32", (2, 5), elements=st.floats(-80, 80, wid
 temperatures = st.sampled_from(TEMPERATURES)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(row_of_logits, row_of_logits, temperatures)
 def test_soft_targets_are_finite_and_never_negative(teacher, student, temperature):
     value, gradient = value_and_gradient(soft_targets(temperature), teacher, student)
@@ -147,7 +147,7 @@ def test_soft_targets_are_finite_and_never_negative(teacher, student, temperatur
     np.testing.assert_allclose(value, want, rtol=1e-3, atol=1e-9 * max(1.0, np.abs(teacher - student).max()) ** 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(row_of_logits, st.floats(-100, 100, width=32), temperatures)
 def test_a_shift_of_all_logits_changes_nothing(teacher, shift, temperature):
     value, _ = value_and_gradient(soft_targets(temperature), teacher, teacher + np.float32(shift))

@@ -162,6 +162,20 @@ def test_a_model_in_mixed_precision_is_converted_in_float32(review_tokenizer, fe
     np.testing.assert_allclose(lite_logits(report.path, review_tokenizer, few["examples"]), expected, atol=1e-4)
 
 
+def test_a_classifier_with_a_cut_vocabulary_and_first_token_pooling_converts(review_tokenizer, few, tmp_path):
+    size = review_tokenizer.vocab_size
+    model = TextClassifier(
+        size, 3, 1, 14, 2, 17, max_length=23, embedding_dim=5, kept_pieces=53, pooling="first", norm_first=True
+    )
+    model.get_layer("tokens").piece_row.assign(np.arange(size) % 53)
+    report = tflite(model, tmp_path / "m.tflite", **few, quantize="none")
+    logits = lite_logits(report.path, review_tokenizer, few["examples"])
+    ids = review_tokenizer.encode(few["examples"], 19)
+    alone = np.concatenate([model(np.array([row]), training=False) for row in ids])
+    np.testing.assert_allclose(logits, alone, rtol=0, atol=1e-4)
+    assert np.ptp(logits, axis=0).min() > 1e-3
+
+
 def test_a_model_of_one_fixed_length_says_so(few, tmp_path):
     report = tflite(tiny_model(length=19), tmp_path / "m.tflite", **few, quantize="none")
     assert lite_runner.LiteRunner(report.path).fixed_length == 19

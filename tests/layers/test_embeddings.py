@@ -37,9 +37,8 @@ def test_each_form_of_the_table_matches_the_loop_oracle(form, shapes):
     np.testing.assert_allclose(layer(IDS), oracles.token_embedding(IDS, by_name(layer)), atol=1e-6)
 
 
-@pytest.mark.parametrize(("form", "shapes"), FORMS)
-def test_eager_graph_and_xla_agree(form, shapes):
-    layer = token_embedding(form)
+def test_eager_graph_and_xla_agree():
+    layer = token_embedding({"embedding_dim": 3, "kept_pieces": 5})
     want = np.asarray(layer(IDS))
     for jit_compile in (False, True):
         np.testing.assert_allclose(tf.function(layer, jit_compile=jit_compile)(IDS), want, atol=1e-6)

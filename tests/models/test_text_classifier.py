@@ -24,8 +24,9 @@ IDS = np.array(
 )
 FORMS = [
     pytest.param({}, id="mean-post"),
-    pytest.param({"pooling": "first"}, id="first-post"),
-    pytest.param({"norm_first": True, "embedding_dim": 5, "kept_pieces": 17}, id="mean-pre-factorised-cut"),
+    pytest.param(
+        {"pooling": "first", "norm_first": True, "embedding_dim": 5, "kept_pieces": 17}, id="first-pre-factorised-cut"
+    ),
 ]
 
 
