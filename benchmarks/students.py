@@ -37,11 +37,10 @@ CANDIDATES: dict[str, StudentPlan] = {
     "chosen": PLAN,
     FROM_TEACHER: PLAN,
     NO_UNLABELLED: PLAN,
-    "layers 1, 3, 5": replace(PLAN, layers=(1, 3, 5)),
-    "layers 0, 1": replace(PLAN, layers=(0, 1)),
-    "layers 0, 5": replace(PLAN, layers=(0, 5)),
-    "rank 64": replace(PLAN, embedding_dim=64),
-    "pieces seen 4 times": replace(PLAN, min_count=4),
+    "last layers, 4, 5": replace(PLAN, layers=(4, 5)),
+    "layers 0, 1, 2 with 512 units, rank 128": StudentPlan((0, 1, 2), 512, 128, 2),
+    "layer 0": replace(PLAN, layers=(0,)),
+    "rank 48": replace(PLAN, embedding_dim=48),
     FRESH: PLAN,
 }
 

@@ -21,8 +21,8 @@ CALIBRATION_TEXTS = 200
 def convert(prepared: Prepared, quantize: str) -> bytes:
     """Return the flatbuffer of a prepared model with the signature `tokens`, (1, T) ids -> (1, C) logits.
 
-    One row and a free length: LiteRT then runs each text at its own length. That was as fast as a signature for each
-    multiple of 8, in a quarter of the memory, and twice as fast as padding to one length.
+    One row and a free length: LiteRT then runs each text at its own length. That takes less time than padding to one
+    length, and less memory than a signature for each of several lengths.
 
     Raises:
         UserError: if the model has an operator that LiteRT lacks.

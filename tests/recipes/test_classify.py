@@ -179,7 +179,8 @@ def test_a_mistake_in_the_file_or_the_options_is_told_and_nothing_is_written(tmp
 
 
 def test_a_label_that_the_teacher_never_saw_is_refused(teacher, tmp_path):
-    data = write_csv(tmp_path / "data.csv", {"text": ["a", "b", "c", "d"], "label": ["positive", "other", "great", "other"]})
+    columns = {"text": ["a", "b", "c", "d"], "label": ["positive", "other", "great", "other"]}
+    data = write_csv(tmp_path / "data.csv", columns)
     with pytest.raises(UserError, match="the label 'great' is none of the trained ones"):
         distill(DistillSettings(teacher=teacher[0], data=data, out=tmp_path / "out", quiet=True))
     assert not (tmp_path / "out").exists()

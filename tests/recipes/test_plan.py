@@ -32,7 +32,7 @@ def test_the_same_rows_are_kept_back_each_time():
 
 
 def test_three_rows_are_too_few_to_train_and_to_measure():
-    with pytest.raises(UserError, match="has 3 labelled rows.*at least 4"):
+    with pytest.raises(UserError, match=r"has 3 labelled rows.*at least 4"):
         plan.split(table(3))
 
 
