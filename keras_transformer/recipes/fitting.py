@@ -76,9 +76,19 @@ def fit_on_labels(
 
 
 def fit_on_teacher(
-    student: TextClassifier, batches: Batches, schedule: Schedule, soft: Soft, *, title: str, run: Run
+    student: TextClassifier,
+    batches: Batches,
+    schedule: Schedule,
+    soft: Soft,
+    *,
+    title: str,
+    run: Run,
+    steps: int | None = None,
 ) -> dict[str, list[float]]:
-    """Train on labels and on a teacher's recorded logits, which travel in the batches; return the history."""
+    """Train on labels and on a teacher's recorded logits, which travel in the batches; return the history.
+
+    `steps` is as for `fit_on_labels`.
+    """
     distiller = Distiller(
         student,
         RecordedTeacher(),
@@ -88,9 +98,11 @@ def fit_on_teacher(
         ],
     )
     distiller.compile(
-        schedule.optimizer(schedule.epochs * batches.steps_per_epoch), metrics=["accuracy"], jit_compile=False
+        schedule.optimizer(steps or schedule.epochs * batches.steps_per_epoch),
+        metrics=["accuracy"],
+        jit_compile=False,
     )
-    return _fit(distiller, batches, schedule.epochs, title, run)
+    return _fit(distiller, batches, schedule.epochs, title, run, steps)
 
 
 def record_logits(model: TextClassifier, token_ids: Sequence[Sequence[int]]) -> np.ndarray:

@@ -92,9 +92,7 @@ def test_row_weights_below_zero_are_refused():
 
 def test_unit_importance_agrees_with_a_loop(rng):
     activations, kernel = rng.normal(size=(11, 3)), rng.normal(size=(3, 5))
-    expected = [
-        np.mean([abs(row[unit]) for row in activations]) * np.sqrt(sum(kernel[unit] ** 2)) for unit in range(3)
-    ]
+    expected = [np.mean([abs(row[unit]) for row in activations]) * np.sqrt(sum(kernel[unit] ** 2)) for unit in range(3)]
     np.testing.assert_allclose(unit_importance(activations, kernel), expected)
 
 

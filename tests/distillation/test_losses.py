@@ -63,6 +63,15 @@ def test_soft_targets_and_their_gradient_match_the_float64_loops(temperature, li
     np.testing.assert_allclose(gradient, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
 
 
+def test_near_and_far_log_ratios_are_exact_to_float32():
+    """The series for small ratios, the closed form for large ones, and both in one row, meet without a step."""
+    teacher = logits((401, 3), 1.0, seed=1)
+    student = teacher + np.linspace(0, 1, 401, dtype="float32")[:, None] * np.array([[0.6, -0.5, 0.1]], "float32")
+    value, _ = value_and_gradient(soft_targets(1.0), teacher[1:], student[1:])
+    np.testing.assert_allclose(value, numpy_soft_targets(teacher, student, 1.0)[1:], rtol=1e-4)
+    np.testing.assert_allclose(value[100:], numpy_soft_targets(teacher, student, 1.0)[101:], rtol=4e-6)
+
+
 @pytest.mark.parametrize("shape", [(2, 3), (1, 2), (5, 1, 3), (2, 3, 11)])
 def test_soft_targets_give_one_value_a_row_or_token(shape):
     teacher, student = logits(shape, 3, seed=1), logits(shape, 3, seed=2)
