@@ -136,7 +136,7 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
 def default_plan(num_layers: int, model_dim: int, inner_dim: int) -> StudentPlan:
     """The first half of the teacher's layers, a third of their units, a third of the rank of a wide token table.
 
-    The first layers served better than the last or every second one (`benchmarks/results/students.md`).
+    `benchmarks/students.py` compares this with other choices.
     """
     return StudentPlan(
         layers=tuple(range(max(1, num_layers // 2))),

@@ -29,7 +29,7 @@ class Effort:
     frozen: tuple[str, ...] = ()  # layers that stay as they are
 
 
-# Half of MiniLM's weights are its token table: a step takes a fifth less time without it.
+# Half of MiniLM's weights are its token table: a step is faster without it.
 FINE_TUNING = Effort(texts=16_000, fewest_epochs=2, most_epochs=8, learning_rate=5e-5, frozen=("tokens",))
 FROM_NOTHING = Effort(texts=80_000, fewest_epochs=3, most_epochs=30, learning_rate=5e-4)
 CUT_STUDENT = Effort(texts=40_000, fewest_epochs=1, most_epochs=12, learning_rate=3e-4)

@@ -38,7 +38,7 @@ LATENCY_ROUNDS = 2
 
 TEACHER = Schedule(epochs=2, batch_size=32, learning_rate=5e-5)
 FROZEN = ("tokens", "encoder_0")  # of the teacher: more than half of its weights, and time that ten minutes lack
-DROPOUT = 0.0  # random numbers take an eighth of a training step on a processor
+DROPOUT = 0.0  # drawing random numbers costs time that the ten minutes lack
 STUDENT = Schedule(epochs=2, batch_size=64, learning_rate=7e-4)
 STUDENT_STEPS = 500  # 1.5 times round all texts; the same for both students
 PLAN = StudentPlan(layers=(0, 1), inner_dim=256, embedding_dim=96, min_count=3)

@@ -9,7 +9,9 @@ import tensorflow as tf
 
 PROBE_SHAPE = (1024, 1024, 1024)  # rows, inner, columns of the timed product: about those of a batch of texts
 PROBE_ROUNDS = 5
-SHARE_OF_PEAK = 0.45  # of that product's speed, in a whole training step; see benchmarks/results/training_speed.md
+SHARE_OF_PEAK = (
+    0.45  # of that product's speed, in a whole training step: a guess; benchmarks/training_speed.py measures it
+)
 BACKWARD = 3  # forward and backward together cost three forward passes
 
 

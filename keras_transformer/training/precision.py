@@ -9,8 +9,8 @@ CPU_INFO = Path("/proc/cpuinfo")
 def fastest_policy(cpu_info: Path = CPU_INFO) -> str:
     """ "mixed_bfloat16" where the processor multiplies bfloat16 itself, else "float32".
 
-    Where it does, a training step of MiniLM took about three quarters of the time (`benchmarks/results/`); where it
-    doesn't, TensorFlow emulates bfloat16 and is slower. Other systems than Linux name no flags: float32.
+    Where it doesn't, TensorFlow emulates bfloat16; `benchmarks/training_speed.py` measures both on your
+    machine. Other systems than Linux name no flags: float32.
     """
     try:
         lines = cpu_info.read_text(encoding="utf-8").splitlines()
