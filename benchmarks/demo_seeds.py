@@ -133,7 +133,9 @@ def latency(measured: report.ModelRow) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Highest minus lowest, in points."""
+    """Highest minus lowest, in points; one seed has none."""
+    if len(values) < 2:
+        return "not known from one seed"
     return f"{100 * (max(values) - min(values)):.2f} points"
 
 
