@@ -118,7 +118,7 @@ def test_distill_passes_on_the_teacher_and_the_unlabelled_texts(recipe, reviews,
     assert recipe.settings["teacher"] == tmp_path / "teacher"
     assert recipe.settings["unlabelled"] == reviews
     assert recipe.settings["out"] == Path("runs/student")
-    assert recipe.settings["init"] == "teacher"
+    assert recipe.settings["init"] is None
 
 
 def test_progress_goes_to_standard_error_and_quiet_silences_it(recipe, reviews):
