@@ -10,6 +10,12 @@
 """
 
 from keras_transformer.distillation.distiller import Distiller
+from keras_transformer.distillation.label_row_losses import (
+    soft_multi_labels,
+    teacher_values,
+    true_multi_labels,
+    true_values,
+)
 from keras_transformer.distillation.losses import soft_targets, true_labels
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.taps import with_taps
@@ -24,7 +30,11 @@ __all__ = [
     "RecordedTeacher",
     "Teacher",
     "needing",
+    "soft_multi_labels",
     "soft_targets",
+    "teacher_values",
     "true_labels",
+    "true_multi_labels",
+    "true_values",
     "with_taps",
 ]

@@ -200,7 +200,9 @@ class Distiller(keras.Model):
         if y is None:
             y = ops.full(ops.shape(y_pred)[:-1], -1, dtype="int32")
         known = labelled(y)
-        weights = ops.cast(known, "float32")
+        # Of many labels a row, as many as logits, all must be known, as in the terms.
+        rows = ops.all(known, axis=-1) if len(known.shape) == len(y_pred.shape) else known
+        weights = ops.cast(rows, "float32")
         if sample_weight is not None and len(sample_weight.shape) == len(weights.shape) > 1:
             weights = weights * ops.cast(sample_weight, "float32")
         # Some metrics can't take a class -1, whatever its weight.
