@@ -10,6 +10,13 @@
 """
 
 from keras_transformer.distillation.distiller import Distiller
+from keras_transformer.distillation.feature_losses import (
+    embedding_states,
+    hidden_cosine,
+    hidden_states,
+    hint,
+    patient_states,
+)
 from keras_transformer.distillation.label_row_losses import (
     soft_multi_labels,
     teacher_values,
@@ -18,6 +25,7 @@ from keras_transformer.distillation.label_row_losses import (
 )
 from keras_transformer.distillation.losses import soft_targets, true_labels
 from keras_transformer.distillation.outputs import Outputs
+from keras_transformer.distillation.pooled_losses import contrastive, similarity_preserving
 from keras_transformer.distillation.taps import with_taps
 from keras_transformer.distillation.teachers import RecordedTeacher, Teacher
 from keras_transformer.distillation.terms import LossTerm, Needs, needing
@@ -29,7 +37,14 @@ __all__ = [
     "Outputs",
     "RecordedTeacher",
     "Teacher",
+    "contrastive",
+    "embedding_states",
+    "hidden_cosine",
+    "hidden_states",
+    "hint",
     "needing",
+    "patient_states",
+    "similarity_preserving",
     "soft_multi_labels",
     "soft_targets",
     "teacher_values",
