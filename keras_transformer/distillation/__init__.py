@@ -9,6 +9,7 @@
 >>> distiller.student.save("student.keras")
 """
 
+from keras_transformer.distillation.attention_losses import attention_divergence, attention_maps, attention_scores
 from keras_transformer.distillation.distiller import Distiller
 from keras_transformer.distillation.feature_losses import (
     embedding_states,
@@ -26,6 +27,7 @@ from keras_transformer.distillation.label_row_losses import (
 from keras_transformer.distillation.losses import soft_targets, true_labels
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.pooled_losses import contrastive, similarity_preserving
+from keras_transformer.distillation.relation_losses import relations, value_relations
 from keras_transformer.distillation.taps import with_taps
 from keras_transformer.distillation.teachers import RecordedTeacher, Teacher
 from keras_transformer.distillation.terms import LossTerm, Needs, needing
@@ -37,6 +39,9 @@ __all__ = [
     "Outputs",
     "RecordedTeacher",
     "Teacher",
+    "attention_divergence",
+    "attention_maps",
+    "attention_scores",
     "contrastive",
     "embedding_states",
     "hidden_cosine",
@@ -44,6 +49,7 @@ __all__ = [
     "hint",
     "needing",
     "patient_states",
+    "relations",
     "similarity_preserving",
     "soft_multi_labels",
     "soft_targets",
@@ -51,5 +57,6 @@ __all__ = [
     "true_labels",
     "true_multi_labels",
     "true_values",
+    "value_relations",
     "with_taps",
 ]
