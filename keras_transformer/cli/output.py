@@ -73,7 +73,7 @@ def prepare_streams() -> None:
         io.BufferedWriter(io.FileIO(STDOUT, "w", closefd=False)),
         encoding="utf-8" if like is None else like.encoding,
         errors="strict" if like is None else like.errors,
-        line_buffering=like is not None and like.line_buffering,
+        line_buffering=bool(like is not None and like.line_buffering),
     )
 
 

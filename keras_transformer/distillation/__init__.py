@@ -9,11 +9,27 @@
 >>> distiller.student.save("student.keras")
 """
 
+from keras_transformer.distillation.attention_losses import attention_divergence, attention_maps, attention_scores
 from keras_transformer.distillation.chains import distil_chain
 from keras_transformer.distillation.distiller import Distiller
+from keras_transformer.distillation.feature_losses import (
+    embedding_states,
+    hidden_cosine,
+    hidden_states,
+    hint,
+    patient_states,
+)
+from keras_transformer.distillation.label_row_losses import (
+    soft_multi_labels,
+    teacher_values,
+    true_multi_labels,
+    true_values,
+)
 from keras_transformer.distillation.losses import soft_targets, true_labels
 from keras_transformer.distillation.mutual_learning import MutualLearner
 from keras_transformer.distillation.outputs import Outputs
+from keras_transformer.distillation.pooled_losses import contrastive, similarity_preserving
+from keras_transformer.distillation.relation_losses import relations, value_relations
 from keras_transformer.distillation.several_teachers import SeveralTeachers, confidence
 from keras_transformer.distillation.taps import with_taps
 from keras_transformer.distillation.teacher_cache import CachedTeacher, cache_teacher
@@ -31,12 +47,28 @@ __all__ = [
     "RecordedTeacher",
     "SeveralTeachers",
     "Teacher",
+    "attention_divergence",
+    "attention_maps",
+    "attention_scores",
     "cache_teacher",
     "confidence",
+    "contrastive",
     "distil_chain",
+    "embedding_states",
+    "hidden_cosine",
+    "hidden_states",
+    "hint",
     "needing",
+    "patient_states",
+    "relations",
+    "similarity_preserving",
+    "soft_multi_labels",
     "soft_targets",
+    "teacher_values",
     "top_k_soft_targets",
     "true_labels",
+    "true_multi_labels",
+    "true_values",
+    "value_relations",
     "with_taps",
 ]

@@ -1,6 +1,6 @@
 """The training loop of distillation, as a Keras model: compile, fit, evaluate, predict."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,8 +76,19 @@ class Distiller(keras.Model):
         self.read_teacher = self.teacher.reader(
             tuple(dict.fromkeys(tap for need in needs for tap in need.teacher_taps))
         )
+        self._build_loss_layers()
         self.term_metrics = [keras.metrics.Mean(name=term.name) for term in self.terms]
         self.built = student.built
+
+    def _build_loss_layers(self) -> None:
+        """Make the losses' own weights now if both sides know their shapes; else the first batch makes them.
+
+        Replicas, a file of weights and the optimizer want them before it, and a user his errors.
+        """
+        sides = [_symbolic_outputs(forward) for forward in (self.student_forward, self.read_teacher)]
+        for layer in self.loss_layers:
+            if not layer.built and not needs_of(layer).labels and None not in sides:
+                layer(None, *sides)
 
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """Return the student's logits; the teacher isn't called."""
@@ -200,9 +211,9 @@ class Distiller(keras.Model):
         if y is None:
             y = ops.full(ops.shape(y_pred)[:-1], -1, dtype="int32")
         known = labelled(y)
-        if len(known.shape) == len(y_pred.shape):  # one label a class: a row is known if all of them are
-            known = ops.all(known, axis=-1, keepdims=True)
-        weights = ops.cast(known[..., 0] if len(known.shape) == len(y_pred.shape) else known, "float32")
+        # Of many labels a row, as many as logits, all must be known, as in the terms.
+        rows = ops.all(known, axis=-1) if len(known.shape) == len(y_pred.shape) else known
+        weights = ops.cast(rows, "float32")
         if sample_weight is not None and len(sample_weight.shape) == len(weights.shape) > 1:
             weights = weights * ops.cast(sample_weight, "float32")
         # Some metrics can't take a class -1, whatever its weight.
@@ -240,6 +251,11 @@ def share_of_replicas(count: Tensor) -> Tensor:
     """What this replica's mean weighs in that of the whole batch: count / sum of counts; alone, 1."""
     total = sum_over_replicas(count)
     return 1.0 if total is count else ops.divide_no_nan(count, total)
+
+
+def _symbolic_outputs(forward: Callable[[Any], Outputs]) -> Outputs | None:
+    """Shapes and dtypes of what `forward` gives, where it can tell them without a batch."""
+    return forward.symbolic_outputs() if hasattr(forward, "symbolic_outputs") else None
 
 
 def _policy_of(student: keras.Model) -> Any:

@@ -34,6 +34,21 @@ class TappedModel:
             return Outputs(_one_tensor(logits, f"model {self.model.name!r}"), {}, _keras_mask(logits))
         return self._own_taps(chosen, training)
 
+    def symbolic_outputs(self) -> Outputs | None:
+        """What a call gives, as KerasTensors of its shapes and dtypes; None = only a call tells (no graph)."""
+        if self.graph is not None:
+            found = self.graph.output
+            outputs = Outputs(found["logits"], found.get("taps", {}), found.get("mask", _keras_mask(found["logits"])))
+        elif getattr(self.model, "inputs", None) is None or self.names:
+            return None
+        else:
+            logits = _ends(self.model)[1]
+            outputs = Outputs(logits, {}, _keras_mask(logits))
+        # New tensors: a call on the graph's own would add a node to the caller's layers.
+        return keras.tree.map_structure(
+            lambda tensor: None if tensor is None else keras.KerasTensor(tensor.shape, tensor.dtype), outputs
+        )
+
     def _own_taps(self, inputs: Any, training: bool) -> Outputs:
         outputs = Outputs(*self.model.taps(inputs, training=training))
         for name in self.names:

@@ -27,7 +27,10 @@ class Teacher(Protocol):
         ...
 
     def reader(self, tap_names: tuple[str, ...]) -> Callable[[Any], Outputs]:
-        """Return the function from a batch's inputs to the teacher's outputs, or raise ValueError."""
+        """Return the function from a batch's inputs to the teacher's outputs, or raise ValueError.
+
+        One that knows its shapes before the first batch has `symbolic_outputs()`, as `TappedModel` does.
+        """
         ...
 
 
@@ -51,9 +54,8 @@ class LiveTeacher:
         return inputs
 
     def reader(self, tap_names: tuple[str, ...]) -> Callable[[Any], Outputs]:
-        """One forward pass, taps included."""
-        forward = with_taps(self.model, tap_names)
-        return lambda inputs: forward(inputs, training=False)
+        """One forward pass with `training=False`, taps included."""
+        return with_taps(self.model, tap_names)
 
 
 class RecordedTeacher:
