@@ -10,21 +10,47 @@
 """
 
 from keras_transformer.distillation.distiller import Distiller
+from keras_transformer.distillation.layer_map import (
+    LayerMap,
+    LayerPair,
+    every_k,
+    given,
+    last_k,
+    layer_count,
+    named_pairs,
+    tap_pairs,
+    uniform,
+)
 from keras_transformer.distillation.losses import soft_targets, true_labels
 from keras_transformer.distillation.outputs import Outputs
+from keras_transformer.distillation.schedules import Schedule, Scheduled, cosine, linear, step
 from keras_transformer.distillation.taps import with_taps
 from keras_transformer.distillation.teachers import RecordedTeacher, Teacher
 from keras_transformer.distillation.terms import LossTerm, Needs, needing
 
 __all__ = [
     "Distiller",
+    "LayerMap",
+    "LayerPair",
     "LossTerm",
     "Needs",
     "Outputs",
     "RecordedTeacher",
+    "Schedule",
+    "Scheduled",
     "Teacher",
+    "cosine",
+    "every_k",
+    "given",
+    "last_k",
+    "layer_count",
+    "linear",
+    "named_pairs",
     "needing",
     "soft_targets",
+    "step",
+    "tap_pairs",
     "true_labels",
+    "uniform",
     "with_taps",
 ]
