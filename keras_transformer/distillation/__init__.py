@@ -27,6 +27,7 @@ from keras_transformer.distillation.schedules import Schedule, Scheduled, cosine
 from keras_transformer.distillation.taps import with_taps
 from keras_transformer.distillation.teachers import RecordedTeacher, Teacher
 from keras_transformer.distillation.terms import LossTerm, Needs, needing
+from keras_transformer.distillation.uncertainty import UncertaintyWeighting
 
 __all__ = [
     "Distiller",
@@ -39,6 +40,7 @@ __all__ = [
     "Schedule",
     "Scheduled",
     "Teacher",
+    "UncertaintyWeighting",
     "cosine",
     "every_k",
     "given",
