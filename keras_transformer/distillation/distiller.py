@@ -12,7 +12,8 @@ from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.taps import select_inputs, with_taps
 from keras_transformer.distillation.teachers import Teacher, teacher_of
 from keras_transformer.distillation.terms import LossTerm, checked_terms, needs_of
-from keras_transformer.distillation.weighing import TermMean, labelled, shared_mask, term_mean
+from keras_transformer.distillation.uncertainty import UncertaintyWeighting
+from keras_transformer.distillation.weighing import TermMean, fixed_weights, labelled, shared_mask, term_mean
 from keras_transformer.layers.masks import Tensor
 
 
@@ -46,6 +47,8 @@ class Distiller(keras.Model):
         student: a Keras model that gives logits (B, C) or (B, T, V).
         teacher: a Keras model, or a `Teacher` such as `RecordedTeacher()`.
         terms: the `LossTerm`s.
+        weighing: `UncertaintyWeighting()` learns the weights of the terms, which the logs then hold as
+            "<term>_weight"; None = the weights that the terms have.
         name: of this model.
 
     Raises:
@@ -60,6 +63,7 @@ class Distiller(keras.Model):
         teacher: keras.Model | Teacher,
         terms: Iterable[LossTerm],
         *,
+        weighing: UncertaintyWeighting | None = None,
         name: str = "distiller",
     ) -> None:
         # autocast=False: the student casts its inputs by its own policy, recorded logits stay as they are.
@@ -78,6 +82,11 @@ class Distiller(keras.Model):
         )
         self._build_loss_layers()
         self.term_metrics = [keras.metrics.Mean(name=term.name) for term in self.terms]
+        self.weighing = weighing
+        self.weight_metrics: list[keras.metrics.Mean] = []
+        if weighing is not None:
+            weighing.start(self.terms)
+            self.weight_metrics = [keras.metrics.Mean(name=f"{term.name}_weight") for term in self.terms]
         self.built = student.built
 
     def _build_loss_layers(self) -> None:
@@ -160,14 +169,15 @@ class Distiller(keras.Model):
     def weigh_terms(
         self, labels: Tensor | None, student: Outputs, teacher: Outputs, sample_weight: Tensor | None
     ) -> Weighed:
-        """Loss = sum_k weight_k * mean_k + regularisation, with `keras.ops`; each loss is called once."""
+        """Loss = sum_k weight_k * mean_k + regularisation, with `keras.ops`; each loss is called once.
+
+        `weighing` has the form that it takes with learned weights.
+        """
         means = [term_mean(term, labels, student, teacher, sample_weight) for term in self.terms]
         replicas = self.distribute_strategy.num_replicas_in_sync
         regularisation = [ops.sum(ops.cast(extra, "float32")) / replicas for extra in self.losses]
-        weighted = [
-            term.weight * value.mean * share_of_replicas(value.count)
-            for term, value in zip(self.terms, means, strict=True)
-        ]
+        weighing = fixed_weights(self.terms) if self.weighing is None else self.weighing.weigh
+        weighted = [part * share_of_replicas(value.count) for part, value in zip(weighing(means), means, strict=True)]
         return Weighed(sum(weighted + regularisation), means, shared_mask(student, teacher))
 
     def compute_loss(
@@ -194,6 +204,9 @@ class Distiller(keras.Model):
         """
         for metric, value in zip(self.term_metrics, weighed.means, strict=True):
             metric.update_state(value.mean, sample_weight=value.count)
+        if self.weighing is not None:
+            for metric, weight in zip(self.weight_metrics, self.weighing.weights_of_terms(), strict=True):
+                metric.update_state(weight)
         replicas = self.distribute_strategy.num_replicas_in_sync
         rows = sum_over_replicas(ops.cast(ops.shape(student.logits)[0], "float32"))
         total = next(metric for metric in self.metrics if metric.name == "loss")

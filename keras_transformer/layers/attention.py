@@ -64,30 +64,35 @@ class MultiHeadAttention(keras.layers.Layer):
     attend to no key gets a context of zeros before the output projection.
 
     Args:
-        model_dim: width D of the output; a multiple of `num_heads`.
+        model_dim: width D of the output; a multiple of `num_heads` unless `head_dim` is given.
         num_heads: number of heads H.
         dropout: rate applied to the attention weights while training.
+        head_dim: width d of one head; None = D / H. Another one is what remains when heads were cut away.
 
     Raises:
         ValueError: if `model_dim` can't be cut into `num_heads` equal heads, or a number is out of range.
     """
 
-    def __init__(self, model_dim: int, num_heads: int, dropout: float = 0.0, **layer_options: Any) -> None:
+    def __init__(
+        self,
+        model_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        head_dim: int | None = None,
+        **layer_options: Any,
+    ) -> None:
         super().__init__(**layer_options)
         positive_integer("model_dim", model_dim)
         positive_integer("num_heads", num_heads)
         fraction("dropout", dropout)
-        if model_dim % num_heads:
-            raise ValueError(
-                f"model_dim={model_dim} can't be cut into num_heads={num_heads} equal heads: "
-                f"{model_dim} % {num_heads} = {model_dim % num_heads}. "
-                f"Use a num_heads out of {divisors(model_dim)}, "
-                f"or model_dim={num_heads * math.ceil(model_dim / num_heads)}."
-            )
-        self.model_dim, self.num_heads, self.dropout = model_dim, num_heads, dropout
-        self.query_proj = keras.layers.Dense(model_dim, name="query", dtype=self.dtype_policy)
-        self.key_proj = keras.layers.Dense(model_dim, name="key", dtype=self.dtype_policy)
-        self.value_proj = keras.layers.Dense(model_dim, name="value", dtype=self.dtype_policy)
+        if head_dim is None:
+            head_dim = _equal_share(model_dim, num_heads)
+        positive_integer("head_dim", head_dim)
+        self.model_dim, self.num_heads, self.dropout, self.head_dim = model_dim, num_heads, dropout, head_dim
+        self.joined_dim = num_heads * head_dim  # D, unless heads were cut away
+        self.query_proj = keras.layers.Dense(self.joined_dim, name="query", dtype=self.dtype_policy)
+        self.key_proj = keras.layers.Dense(self.joined_dim, name="key", dtype=self.dtype_policy)
+        self.value_proj = keras.layers.Dense(self.joined_dim, name="value", dtype=self.dtype_policy)
         self.output_proj = keras.layers.Dense(model_dim, name="output", dtype=self.dtype_policy)
         self.weight_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
 
@@ -96,7 +101,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.query_proj.build(query_shape)
         self.key_proj.build(memory_shape)
         self.value_proj.build(memory_shape)
-        self.output_proj.build((*query_shape[:-1], self.model_dim))
+        self.output_proj.build((*query_shape[:-1], self.joined_dim))
 
     def call(
         self,
@@ -115,18 +120,34 @@ class MultiHeadAttention(keras.layers.Layer):
         weights = attention_weights(q, k, attention_mask)  # (B, H, T, S)
         dropped = self.weight_dropout(weights, training=training)
         context = ops.swapaxes(ops.matmul(dropped, v), 1, 2)  # (B, T, H, d)
-        mixed = self.output_proj(ops.reshape(context, (-1, self.model_dim)))  # (B * T, D)
+        mixed = self.output_proj(ops.reshape(context, (-1, self.joined_dim)))  # (B * T, D)
         return Attended(ops.reshape(mixed, (*leading_lengths(query), self.model_dim)), weights, q, k, v)
 
     def _split_heads(self, matrix: Tensor, x: Tensor) -> Tensor:
-        """(B * T, D), made of `x` (B, T, any width) -> (B, H, T, d)."""
-        heads = ops.reshape(matrix, (*leading_lengths(x), self.num_heads, self.model_dim // self.num_heads))
+        """(B * T, H d), made of `x` (B, T, any width) -> (B, H, T, d)."""
+        heads = ops.reshape(matrix, (*leading_lengths(x), self.num_heads, self.head_dim))
         return ops.swapaxes(heads, 1, 2)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        own = {"model_dim": self.model_dim, "num_heads": self.num_heads, "dropout": self.dropout}
+        own = {
+            "model_dim": self.model_dim,
+            "num_heads": self.num_heads,
+            "dropout": self.dropout,
+            "head_dim": self.head_dim,
+        }
         return {**super().get_config(), **own}
+
+
+def _equal_share(model_dim: int, num_heads: int) -> int:
+    if model_dim % num_heads:
+        raise ValueError(
+            f"model_dim={model_dim} can't be cut into num_heads={num_heads} equal heads: "
+            f"{model_dim} % {num_heads} = {model_dim % num_heads}. "
+            f"Use a num_heads out of {divisors(model_dim)}, "
+            f"or model_dim={num_heads * math.ceil(model_dim / num_heads)}."
+        )
+    return model_dim // num_heads
 
 
 def divisors(number: int) -> list[int]:
