@@ -43,6 +43,18 @@ class TappedModel:
         mask = _keras_mask(outputs.logits)
         return outputs._replace(mask=_mask_among(self.model, inputs) if mask is None else mask)
 
+    def symbolic_outputs(self) -> Outputs | None:
+        """Shapes and dtypes of what a call gives, as KerasTensors; None = only a call tells (no graph)."""
+        if not _has_graph(self.model):
+            return None
+        found = {"output": _ends(self.model)[1], "taps": {}} if self.graph is None else self.graph.output
+        mask = found.get("mask", _keras_mask(found["output"]))
+        given = [tensor for tensor in self.model.inputs if tensor.name == PADDING_MASK]
+        if mask is None and given:
+            mask = keras.KerasTensor(given[0].shape, "bool")
+        taps = {name: _same_shape(found["taps"][name]) for name in self.names}
+        return Outputs(_same_shape(found["output"]), taps, None if mask is None else _same_shape(mask))
+
     def _own_taps(self, inputs: Any, training: bool) -> Outputs:
         outputs = Outputs(*self.model.taps(inputs, training=training))
         for name in self.names:
@@ -229,6 +241,11 @@ def _one_tensor(output: Any, owner: str) -> Tensor:
             "Wrap it in a keras.Model with that one output, or offer the tensor in `tap_tensors`."
         )
     return output
+
+
+def _same_shape(tensor: keras.KerasTensor) -> keras.KerasTensor:
+    """A new tensor: a call on the graph's own would add a node to the caller's layers."""
+    return keras.KerasTensor(tensor.shape, tensor.dtype)
 
 
 def _keras_mask(logits: Tensor) -> Tensor | None:

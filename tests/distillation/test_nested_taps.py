@@ -117,6 +117,22 @@ def test_training_and_gradients_reach_inside():
     assert float(ops.sum(ops.abs(by_layer["hidden/kernel"]))) > 0
 
 
+def test_shapes_are_known_before_the_first_batch():
+    tapped = with_taps(nested_model(), ["block/wide", "block/inner"])
+    symbolic, real = tapped.symbolic_outputs(), tapped(X)
+    assert symbolic.mask is None
+    assert symbolic.logits.shape == (None, 3)
+    assert {name: tensor.shape for name, tensor in symbolic.taps.items()} == {
+        "block/wide": (None, 11),
+        "block/inner": (None, 2),
+    }
+    assert {name: tensor.dtype for name, tensor in real.taps.items()} == {
+        "block/wide": "float32",
+        "block/inner": "float32",
+    }
+    assert with_taps(nested_model()).symbolic_outputs().logits.shape == (None, 3)
+
+
 def test_keras_mask_comes_out_of_a_nested_model():
     inner_ids, token_ids = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
     embedded = keras.layers.Embedding(13, 3, mask_zero=True)(inner_ids)
@@ -132,7 +148,9 @@ def test_a_padding_mask_among_the_inputs_is_the_mask():
     model = keras.Model({"token_ids": ids, "padding_mask": real}, keras.layers.Dense(5)(x))
     batch = {"token_ids": IDS, "padding_mask": (IDS != 0).astype("int32"), "segment_ids": IDS}
     for names in ([], ["tokens"]):
-        got = with_taps(model, names)(batch).mask
+        tapped = with_taps(model, names)
+        got, symbolic = tapped(batch).mask, tapped.symbolic_outputs().mask
+        assert (symbolic.shape, symbolic.dtype) == ((None, None), "bool")
         assert got.dtype == "bool"
         np.testing.assert_array_equal(got, IDS != 0)
     only_ids = keras.Model(ids, keras.layers.Embedding(13, 3)(ids))
