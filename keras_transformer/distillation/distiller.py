@@ -8,10 +8,11 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_transformer.distillation.combinations import refuse_what_keras_breaks
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.taps import select_inputs, with_taps
 from keras_transformer.distillation.teachers import Teacher, teacher_of
-from keras_transformer.distillation.terms import LossTerm, checked_terms, needs_of
+from keras_transformer.distillation.terms import LossTerm, checked_terms, needs_of, variables_of
 from keras_transformer.distillation.uncertainty import UncertaintyWeighting
 from keras_transformer.distillation.weighing import TermMean, fixed_weights, labelled, shared_mask, term_mean
 from keras_transformer.layers.masks import Tensor
@@ -119,8 +120,8 @@ class Distiller(keras.Model):
         `metrics` see labels and student logits, on labelled and unmasked rows, each with weight 1.
 
         Raises:
-            ValueError: if `loss` is given, if a metric has the name of a term, or if a MirroredStrategy can't
-                run it.
+            ValueError: if `loss` is given, if a metric has the name of a term, or for a combination that Keras
+                gets wrong (see `combinations`).
         """
         if loss is not None:
             raise ValueError(
@@ -136,8 +137,12 @@ class Distiller(keras.Model):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            _refuse_what_mirroring_breaks(self)
+        refuse_what_keras_breaks(self)
+
+    @property
+    def resumed_variables(self) -> list[keras.Variable]:
+        """Weights and temperatures that callbacks may have changed: part of a run's state, not of `weights`."""
+        return [variable for term in self.terms for variable in variables_of(term)]
 
     def train_step(self, batch: Any) -> dict[str, Tensor]:
         """Predict, weigh, step, record."""
@@ -291,21 +296,3 @@ def _refuse_name_clash(terms: Iterable[LossTerm], metrics: Iterable[Any]) -> Non
     for term in terms:
         if term.name in names:
             raise ValueError(f"metrics has {term.name!r}, which is also the name of a LossTerm. Rename one of them.")
-
-
-def _refuse_what_mirroring_breaks(model: keras.Model) -> None:
-    """Under several replicas these end in an error far away or in NaN (TensorFlow 2.21, Keras 3.15)."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    broken = {
-        "jit_compile=True": model.jit_compile,
-        "steps_per_execution above 1": model.steps_per_execution > 1,
-        "mixed_float16": model.dtype_policy.name == "mixed_float16",
-        "gradient_accumulation_steps": optimizer.gradient_accumulation_steps,
-        "ema_overwrite_frequency": optimizer.ema_overwrite_frequency,
-    }
-    for option, used in broken.items():
-        if used:
-            raise ValueError(
-                f"{option} doesn't work with {model.distribute_strategy.num_replicas_in_sync} replicas of a "
-                "tf.distribute strategy. Leave it out, or train on one device."
-            )
