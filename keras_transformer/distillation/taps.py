@@ -55,21 +55,6 @@ class TappedModel:
         taps = {name: _same_shape(found["taps"][name]) for name in self.names}
         return Outputs(_same_shape(found["output"]), taps, None if mask is None else _same_shape(mask))
 
-    def symbolic_outputs(self) -> Outputs | None:
-        """What a call gives, as KerasTensors of its shapes and dtypes; None = only a call tells (no graph)."""
-        if self.graph is not None:
-            found = self.graph.output
-            outputs = Outputs(found["logits"], found.get("taps", {}), found.get("mask", _keras_mask(found["logits"])))
-        elif getattr(self.model, "inputs", None) is None or self.names:
-            return None
-        else:
-            logits = _ends(self.model)[1]
-            outputs = Outputs(logits, {}, _keras_mask(logits))
-        # New tensors: a call on the graph's own would add a node to the caller's layers.
-        return keras.tree.map_structure(
-            lambda tensor: None if tensor is None else keras.KerasTensor(tensor.shape, tensor.dtype), outputs
-        )
-
     def _own_taps(self, inputs: Any, training: bool) -> Outputs:
         outputs = Outputs(*self.model.taps(inputs, training=training))
         for name in self.names:
