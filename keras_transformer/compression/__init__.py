@@ -1,7 +1,51 @@
 """Ways to make a trained network smaller, each usable alone and free of any task."""
 
+from keras_transformer.compression.activations import LayerActivations, layer_activations
+from keras_transformer.compression.cutting import (
+    Parts,
+    Step,
+    cut,
+    factorise_tokens,
+    keep_channels,
+    keep_heads,
+    keep_layers,
+    keep_pieces,
+    keep_positions,
+    keep_units,
+)
+from keras_transformer.compression.importance import (
+    channel_importance,
+    head_importance,
+    head_norms,
+    most_important,
+    unit_slopes,
+)
 from keras_transformer.compression.low_rank import Factors, factorise
 from keras_transformer.compression.units import unit_importance
 from keras_transformer.compression.vocabulary import CutVocabulary, count_pieces, cut_vocabulary
 
-__all__ = ["CutVocabulary", "Factors", "count_pieces", "cut_vocabulary", "factorise", "unit_importance"]
+__all__ = [
+    "CutVocabulary",
+    "Factors",
+    "LayerActivations",
+    "Parts",
+    "Step",
+    "channel_importance",
+    "count_pieces",
+    "cut",
+    "cut_vocabulary",
+    "factorise",
+    "factorise_tokens",
+    "head_importance",
+    "head_norms",
+    "keep_channels",
+    "keep_heads",
+    "keep_layers",
+    "keep_pieces",
+    "keep_positions",
+    "keep_units",
+    "layer_activations",
+    "most_important",
+    "unit_importance",
+    "unit_slopes",
+]

@@ -1,6 +1,6 @@
 """The training loop of distillation, as a Keras model: compile, fit, evaluate, predict."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.taps import select_inputs, with_taps
 from keras_transformer.distillation.teachers import Teacher, teacher_of
 from keras_transformer.distillation.terms import LossTerm, checked_terms, needs_of, variables_of
-from keras_transformer.distillation.weighing import TermMean, labelled, shared_mask, term_mean
+from keras_transformer.distillation.uncertainty import UncertaintyWeighting
+from keras_transformer.distillation.weighing import TermMean, fixed_weights, labelled, shared_mask, term_mean
 from keras_transformer.layers.masks import Tensor
 
 
@@ -47,6 +48,8 @@ class Distiller(keras.Model):
         student: a Keras model that gives logits (B, C) or (B, T, V).
         teacher: a Keras model, or a `Teacher` such as `RecordedTeacher()`.
         terms: the `LossTerm`s.
+        weighing: `UncertaintyWeighting()` learns the weights of the terms, which the logs then hold as
+            "<term>_weight"; None = the weights that the terms have.
         name: of this model.
 
     Raises:
@@ -61,6 +64,7 @@ class Distiller(keras.Model):
         teacher: keras.Model | Teacher,
         terms: Iterable[LossTerm],
         *,
+        weighing: UncertaintyWeighting | None = None,
         name: str = "distiller",
     ) -> None:
         # autocast=False: the student casts its inputs by its own policy, recorded logits stay as they are.
@@ -77,8 +81,24 @@ class Distiller(keras.Model):
         self.read_teacher = self.teacher.reader(
             tuple(dict.fromkeys(tap for need in needs for tap in need.teacher_taps))
         )
+        self._build_loss_layers()
         self.term_metrics = [keras.metrics.Mean(name=term.name) for term in self.terms]
+        self.weighing = weighing
+        self.weight_metrics: list[keras.metrics.Mean] = []
+        if weighing is not None:
+            weighing.start(self.terms)
+            self.weight_metrics = [keras.metrics.Mean(name=f"{term.name}_weight") for term in self.terms]
         self.built = student.built
+
+    def _build_loss_layers(self) -> None:
+        """Make the losses' own weights now if both sides know their shapes; else the first batch makes them.
+
+        Replicas, a file of weights and the optimizer want them before it, and a user his errors.
+        """
+        sides = [_symbolic_outputs(forward) for forward in (self.student_forward, self.read_teacher)]
+        for layer in self.loss_layers:
+            if not layer.built and not needs_of(layer).labels and None not in sides:
+                layer(None, *sides)
 
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """Return the student's logits; the teacher isn't called."""
@@ -154,14 +174,15 @@ class Distiller(keras.Model):
     def weigh_terms(
         self, labels: Tensor | None, student: Outputs, teacher: Outputs, sample_weight: Tensor | None
     ) -> Weighed:
-        """Loss = sum_k weight_k * mean_k + regularisation, with `keras.ops`; each loss is called once."""
+        """Loss = sum_k weight_k * mean_k + regularisation, with `keras.ops`; each loss is called once.
+
+        `weighing` has the form that it takes with learned weights.
+        """
         means = [term_mean(term, labels, student, teacher, sample_weight) for term in self.terms]
         replicas = self.distribute_strategy.num_replicas_in_sync
         regularisation = [ops.sum(ops.cast(extra, "float32")) / replicas for extra in self.losses]
-        weighted = [
-            term.weight * value.mean * share_of_replicas(value.count)
-            for term, value in zip(self.terms, means, strict=True)
-        ]
+        weighing = fixed_weights(self.terms) if self.weighing is None else self.weighing.weigh
+        weighted = [part * share_of_replicas(value.count) for part, value in zip(weighing(means), means, strict=True)]
         return Weighed(sum(weighted + regularisation), means, shared_mask(student, teacher))
 
     def compute_loss(
@@ -188,6 +209,9 @@ class Distiller(keras.Model):
         """
         for metric, value in zip(self.term_metrics, weighed.means, strict=True):
             metric.update_state(value.mean, sample_weight=value.count)
+        if self.weighing is not None:
+            for metric, weight in zip(self.weight_metrics, self.weighing.weights_of_terms(), strict=True):
+                metric.update_state(weight)
         replicas = self.distribute_strategy.num_replicas_in_sync
         rows = sum_over_replicas(ops.cast(ops.shape(student.logits)[0], "float32"))
         total = next(metric for metric in self.metrics if metric.name == "loss")
@@ -205,7 +229,9 @@ class Distiller(keras.Model):
         if y is None:
             y = ops.full(ops.shape(y_pred)[:-1], -1, dtype="int32")
         known = labelled(y)
-        weights = ops.cast(known, "float32")
+        # Of many labels a row, as many as logits, all must be known, as in the terms.
+        rows = ops.all(known, axis=-1) if len(known.shape) == len(y_pred.shape) else known
+        weights = ops.cast(rows, "float32")
         if sample_weight is not None and len(sample_weight.shape) == len(weights.shape) > 1:
             weights = weights * ops.cast(sample_weight, "float32")
         # Some metrics can't take a class -1, whatever its weight.
@@ -243,6 +269,11 @@ def share_of_replicas(count: Tensor) -> Tensor:
     """What this replica's mean weighs in that of the whole batch: count / sum of counts; alone, 1."""
     total = sum_over_replicas(count)
     return 1.0 if total is count else ops.divide_no_nan(count, total)
+
+
+def _symbolic_outputs(forward: Callable[[Any], Outputs]) -> Outputs | None:
+    """Shapes and dtypes of what `forward` gives, where it can tell them without a batch."""
+    return forward.symbolic_outputs() if hasattr(forward, "symbolic_outputs") else None
 
 
 def _policy_of(student: keras.Model) -> Any:

@@ -1,5 +1,6 @@
 """The one place where losses are weighed: no loss can forget masks, sample weights, unlabelled rows."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -53,9 +54,14 @@ def term_mean(
         weights = weights * ops.cast(mask, "float32")
     if sample_weight is not None:
         weights = weights * _aligned_weights(term, values, ops.cast(sample_weight, "float32"))
-    counted = ops.where(weights > 0, values, 0.0)  # 0 * inf would be NaN
+    counted = ops.where(weights != 0, values, 0.0)  # 0 * inf would be NaN
     count = ops.stop_gradient(ops.sum(weights))
     return TermMean(ops.divide_no_nan(ops.sum(weights * counted), count), count)
+
+
+def fixed_weights(terms: Sequence[LossTerm]) -> Callable[[Sequence[TermMean]], list[Tensor]]:
+    """Return the function from each term's mean to weight_k * mean_k."""
+    return lambda means: [term.weight * value.mean for term, value in zip(terms, means, strict=True)]
 
 
 def shared_mask(student: Outputs, teacher: Outputs) -> Tensor | None:

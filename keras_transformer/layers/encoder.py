@@ -29,12 +29,13 @@ class EncoderLayer(keras.layers.Layer):
 
     Args:
         model_dim: width D.
-        num_heads: number of heads H; divides D.
+        num_heads: number of heads H; divides D unless `head_dim` is given.
         inner_dim: width F of the feed-forward part.
         dropout: rate on attention weights and on the output of each part, while training.
         activation: a Keras activation for the feed-forward part.
         norm_first: True for pre-norm.
         epsilon: added to the variance in each LayerNorm; BERT has 1e-12.
+        head_dim: width of one head; None = D / H.
 
     Raises:
         ValueError: for a number out of range, or heads that don't divide the width.
@@ -49,6 +50,7 @@ class EncoderLayer(keras.layers.Layer):
         activation: str = "gelu",
         norm_first: bool = False,
         epsilon: float = 1e-12,
+        head_dim: int | None = None,
         **layer_options: Any,
     ) -> None:
         super().__init__(**layer_options)
@@ -56,7 +58,8 @@ class EncoderLayer(keras.layers.Layer):
         self.model_dim, self.num_heads, self.inner_dim = model_dim, num_heads, inner_dim
         self.dropout, self.norm_first, self.epsilon = dropout, norm_first, epsilon
         policy = self.dtype_policy
-        self.attention = MultiHeadAttention(model_dim, num_heads, dropout, name="attention", dtype=policy)
+        self.attention = MultiHeadAttention(model_dim, num_heads, dropout, head_dim, name="attention", dtype=policy)
+        self.head_dim = self.attention.head_dim
         self.feed_forward = FeedForward(model_dim, inner_dim, activation, name="feed_forward", dtype=policy)
         self.activation = self.feed_forward.activation
         self.attention_norm = _layer_norm("attention_norm", epsilon, policy)
@@ -93,6 +96,7 @@ class EncoderLayer(keras.layers.Layer):
             "activation": keras.activations.serialize(self.activation),
             "norm_first": self.norm_first,
             "epsilon": self.epsilon,
+            "head_dim": self.head_dim,
         }
         return {**super().get_config(), **own}
 
@@ -114,6 +118,7 @@ class Encoder(keras.layers.Layer):
         activation: str = "gelu",
         norm_first: bool = False,
         epsilon: float = 1e-12,
+        head_dim: int | None = None,
         **layer_options: Any,
     ) -> None:
         super().__init__(**layer_options)
@@ -129,12 +134,13 @@ class Encoder(keras.layers.Layer):
                 activation,
                 norm_first,
                 epsilon,
+                head_dim,
                 name=f"layer_{index}",
                 dtype=self.dtype_policy,
             )
             for index in range(num_layers)
         ]
-        self.activation = self.encoder_layers[0].activation
+        self.activation, self.head_dim = self.encoder_layers[0].activation, self.encoder_layers[0].head_dim
         self.final_norm = _layer_norm("final_norm", epsilon, self.dtype_policy) if norm_first else None
 
     def build(self, input_shape: tuple) -> None:
@@ -161,6 +167,7 @@ class Encoder(keras.layers.Layer):
             "activation": keras.activations.serialize(self.activation),
             "norm_first": self.norm_first,
             "epsilon": self.epsilon,
+            "head_dim": self.head_dim,
         }
         return {**super().get_config(), **own}
 

@@ -34,7 +34,7 @@ class TextClassifier(keras.Model):
         num_classes: number of logits.
         num_layers: encoder layers.
         model_dim: width D.
-        num_heads: heads H; divides D.
+        num_heads: heads H; divides D unless `head_dim` is given.
         inner_dim: width F of the feed-forward parts.
         max_length: longest input; the table of learned positions has so many rows.
         embedding_dim: width of a factorised token table, see `TokenEmbedding`; None = D, no factor.
@@ -42,6 +42,7 @@ class TextClassifier(keras.Model):
         dropout: rate while training, on embeddings, attention weights, each part's output, and the pooled vector.
         pooling: "mean" over real tokens, or "first": BERT's pooler on [CLS].
         norm_first: True for pre-norm layers and a final LayerNorm.
+        head_dim: width of one head; None = D / H.
 
     Raises:
         ValueError: for a number out of range, heads that don't divide the width, or an unknown pooling.
@@ -62,6 +63,7 @@ class TextClassifier(keras.Model):
         dropout: float = 0.1,
         pooling: str = "mean",
         norm_first: bool = False,
+        head_dim: int | None = None,
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
@@ -84,7 +86,14 @@ class TextClassifier(keras.Model):
 
         for index in range(num_layers):
             layer = EncoderLayer(
-                model_dim, num_heads, inner_dim, dropout, norm_first=norm_first, name=f"encoder_{index}", dtype=policy
+                model_dim,
+                num_heads,
+                inner_dim,
+                dropout,
+                norm_first=norm_first,
+                head_dim=head_dim,
+                name=f"encoder_{index}",
+                dtype=policy,
             )
             encoded = layer(x, attention_mask=real)
             taps |= {f"encoder/{index}/{part}": tensor for part, tensor in encoded._asdict().items()}
@@ -112,6 +121,7 @@ class TextClassifier(keras.Model):
             "dropout": dropout,
             "pooling": pooling,
             "norm_first": norm_first,
+            "head_dim": layer.head_dim,
         }
 
     @classmethod

@@ -194,10 +194,13 @@ def _is_count(value: Any) -> bool:
 
 
 def _refuse_other_parts(model: Any) -> None:
-    if model.embedding_dim is not None or model.kept_pieces is not None or model.norm_first:
+    odd_heads = model.num_heads * model.head_dim != model.model_dim
+    if model.embedding_dim is not None or model.kept_pieces is not None or model.norm_first or odd_heads:
         raise ValueError(
             f"{model.name!r} has embedding_dim={model.embedding_dim}, kept_pieces={model.kept_pieces}, "
-            f"norm_first={model.norm_first}: BERT's layout knows none of these. Use a .keras file for this model."
+            f"norm_first={model.norm_first}, and {model.num_heads} heads of {model.head_dim} in a width of "
+            f"{model.model_dim}: a factor, a map, pre-norm, heads that don't fill the width; "
+            "BERT's layout knows none of these. Use a .keras file for this model."
         )
 
 

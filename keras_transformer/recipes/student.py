@@ -7,7 +7,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_transformer.compression import count_pieces, cut_vocabulary, factorise, unit_importance
+from keras_transformer.compression import (
+    count_pieces,
+    cut,
+    cut_vocabulary,
+    factorise_tokens,
+    keep_layers,
+    keep_pieces,
+    keep_positions,
+    keep_units,
+    layer_activations,
+    most_important,
+    unit_importance,
+)
 from keras_transformer.models import TextClassifier
 
 PROBE_TEXTS = 256  # texts whose inner activations rank the feed-forward units
@@ -51,33 +63,15 @@ def cut_student(
     """
     _check_plan(source, plan, max_length)
     counts = count_pieces(token_ids, source.vocab_size)
-    weights = {weight.path: weight.numpy() for weight in source.weights}
-    vocabulary = cut_vocabulary(weights["tokens/table"], counts, plan.min_count, always)
-    student = TextClassifier(
-        source.vocab_size,
-        source.num_classes,
-        len(plan.layers),
-        source.model_dim,
-        source.num_heads,
-        plan.inner_dim,
-        max_length=max_length,
-        embedding_dim=plan.embedding_dim,
-        kept_pieces=len(vocabulary.kept),
-        dropout=dropout,
-        pooling=source.pooling,
-        norm_first=source.norm_first,
-        name=name,
-        dtype=dtype,
-    )
-    values = {path: value for path, value in weights.items() if not path.startswith(("tokens/", "encoder_"))}
-    values["positions/table"] = weights["positions/table"][:max_length]
-    values |= _token_values(weights["tokens/table"][vocabulary.kept], counts[vocabulary.kept], plan.embedding_dim)
-    values["tokens/piece_row"] = vocabulary.piece_row
-    for index, origin in enumerate(plan.layers):
-        values |= _layer_values(source, weights, origin, index, plan.inner_dim, token_ids[:PROBE_TEXTS])
-    for weight in student.weights:
-        weight.assign(values[weight.path])
-    return student
+    vocabulary = cut_vocabulary(source.get_layer("tokens").table.numpy(), counts, plan.min_count, always)
+    steps = [keep_layers(plan.layers), keep_positions(max_length), keep_pieces(vocabulary)]
+    if plan.inner_dim < source.inner_dim:
+        probe = token_ids[:PROBE_TEXTS]
+        steps.append(keep_units([_best_units(source, layer, plan.inner_dim, probe) for layer in plan.layers]))
+    if plan.embedding_dim is not None:
+        # One more for each, so that pieces kept for their own sake still count.
+        steps.append(factorise_tokens(plan.embedding_dim, row_weights=counts[vocabulary.kept] + 1.0))
+    return cut(source, *steps, name=name, dropout=dropout, dtype=dtype or keras.config.dtype_policy())
 
 
 def _check_plan(source: TextClassifier, plan: StudentPlan, max_length: int) -> None:
@@ -95,49 +89,7 @@ def _check_plan(source: TextClassifier, plan: StudentPlan, max_length: int) -> N
             raise ValueError(f"{what}={wanted} is more than {source.name!r} has. Use {what}={available} or less.")
 
 
-def _token_values(table: np.ndarray, counts: np.ndarray, rank: int | None) -> dict[str, np.ndarray]:
-    if rank is None:
-        return {"tokens/table": table}
-    # One more for each, so that pieces kept for their own sake still count.
-    factors = factorise(table, rank, row_weights=counts + 1.0)
-    return {"tokens/table": factors.left, "tokens/factor/kernel": factors.right}
-
-
-def _layer_values(
-    source: TextClassifier,
-    weights: dict[str, np.ndarray],
-    origin: int,
-    index: int,
-    inner_dim: int,
-    token_ids: Sequence[Sequence[int]],
-) -> dict[str, np.ndarray]:
-    """The values of the student's layer `index` out of the source's layer `origin`, by the student's paths."""
-    theirs, ours = f"encoder_{origin}/", f"encoder_{index}/"
-    values = {ours + path.removeprefix(theirs): value for path, value in weights.items() if path.startswith(theirs)}
-    if inner_dim == source.inner_dim:
-        return values
-    inner, outer = f"{ours}feed_forward/inner/", f"{ours}feed_forward/outer/"
-    importance = unit_importance(inner_activations(source, origin, token_ids), values[f"{outer}kernel"])
-    kept = np.sort(np.argsort(-importance, kind="stable")[:inner_dim])
-    values[f"{inner}kernel"] = values[f"{inner}kernel"][:, kept]
-    values[f"{inner}bias"] = values[f"{inner}bias"][kept]
-    values[f"{outer}kernel"] = values[f"{outer}kernel"][kept]
-    return values
-
-
-def inner_activations(source: TextClassifier, index: int, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
-    """Inner feed-forward activations of layer `index` at the real tokens of some texts: (N, F) float32."""
-    length = max(len(ids) for ids in token_ids)
-    padded = np.zeros((len(token_ids), length), dtype="int32")
-    for row, ids in enumerate(token_ids):
-        padded[row, : len(ids)] = ids
-    before = "embeddings" if index == 0 else f"encoder/{index - 1}/hidden"
-    x = keras.Model(source.input, source.tap_tensors[before])(padded)
-    layer = source.get_layer(f"encoder_{index}")
-    if source.norm_first:
-        x = x + layer.attention(*[layer.attention_norm(x)] * 2, attention_mask=padded != 0).context
-        normed = layer.feed_forward_norm(x)
-    else:
-        normed = layer.attention_norm(x + layer.attention(x, x, attention_mask=padded != 0).context)
-    inner = keras.ops.convert_to_numpy(keras.ops.cast(layer.feed_forward.inner(normed), "float32"))
-    return inner[padded != 0]
+def _best_units(source: TextClassifier, layer: int, inner_dim: int, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+    inner = layer_activations(source, layer, token_ids).inner
+    outer_kernel = source.get_layer(f"encoder_{layer}").feed_forward.outer.kernel.numpy()
+    return most_important(unit_importance(inner, outer_kernel), inner_dim)

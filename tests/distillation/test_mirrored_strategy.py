@@ -21,7 +21,6 @@ class Projected(keras.layers.Layer):
         super().__init__()
         self.needs, self.tap = Needs((tap,), (tap,)), tap
         self.projection = keras.layers.Dense(11, use_bias=False, kernel_initializer="ones")
-        self.projection.build((None, 5))
 
     def call(self, labels, student, teacher):
         difference = self.projection(student.taps[self.tap]) - teacher.taps[self.tap]

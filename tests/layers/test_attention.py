@@ -74,7 +74,7 @@ def test_masks_over_keys_pairs_and_heads_that_mean_the_same_agree():
         np.testing.assert_array_equal(attention_weights(q, k, mask), want)
 
 
-@pytest.mark.parametrize("wild", [1e3, 1e30, -1e30, 3e38, np.inf, -np.inf])
+@pytest.mark.parametrize("wild", [1e3, 1e30, -1e30, 3e38, np.inf, -np.inf, np.nan])
 def test_what_stands_behind_a_mask_cannot_leak(wild):
     q, k = query_and_key(7, 11)
     q = np.abs(q) + 0.1  # so that a row of infinities gives an infinite score, not NaN
@@ -163,9 +163,10 @@ def test_half_precision_weights_come_from_a_float32_softmax(dtype):
     np.testing.assert_allclose(np.asarray(ops.cast(weights, "float32")).sum(-1), 1, atol=4e-3)
 
 
+@pytest.mark.parametrize("head_dim", [None, 3])
 @pytest.mark.parametrize("masked", [True, False])
-def test_self_attention_matches_the_loop_oracle(masked):
-    layer = MultiHeadAttention(14, 2)
+def test_self_attention_matches_the_loop_oracle(masked, head_dim):
+    layer = MultiHeadAttention(14, 2, head_dim=head_dim)
     x = normal(3, 5, 11)
     mask = np.random.default_rng(3).random((3, 1, 5, 5)) < 0.6 if masked else None
     layer.build(x.shape, x.shape)
@@ -260,6 +261,7 @@ def test_a_width_that_heads_do_not_divide_is_refused_with_the_numbers_that_would
         ({"model_dim": 6, "num_heads": 2.0}, "num_heads=2.0 must be a whole number"),
         ({"model_dim": 6, "num_heads": 2, "dropout": 1.0}, "dropout=1.0 must be at least 0 and below 1"),
         ({"model_dim": 6, "num_heads": 2, "heads": 3}, "heads"),
+        ({"model_dim": 6, "num_heads": 4, "head_dim": 0}, "head_dim=0 must be a whole number of at least 1"),
     ],
 )
 def test_a_bad_argument_is_refused_by_name(arguments, message):

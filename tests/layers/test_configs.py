@@ -17,7 +17,7 @@ REAL = IDS != 0
 # Each layer with no argument at its default, and what to call it with.
 EXAMPLES = {
     layers.MultiHeadAttention: (
-        {"model_dim": 6, "num_heads": 2, "dropout": 0.25},
+        {"model_dim": 6, "num_heads": 2, "dropout": 0.25, "head_dim": 5},
         lambda x: ((x, x), {"attention_mask": REAL}),
     ),
     layers.FeedForward: (
@@ -33,6 +33,7 @@ EXAMPLES = {
             "activation": "relu",
             "norm_first": True,
             "epsilon": 1e-5,
+            "head_dim": 5,
         },
         lambda x: ((x,), {"attention_mask": REAL}),
     ),
@@ -46,6 +47,7 @@ EXAMPLES = {
             "activation": "relu",
             "norm_first": True,
             "epsilon": 1e-5,
+            "head_dim": 5,
         },
         lambda x: ((x,), {"attention_mask": REAL}),
     ),

@@ -27,6 +27,7 @@ FORMS = [
     pytest.param(
         {"pooling": "first", "norm_first": True, "embedding_dim": 5, "kept_pieces": 17}, id="first-pre-factorised-cut"
     ),
+    pytest.param({"head_dim": 3}, id="heads-that-do-not-fill-the-width"),
 ]
 
 
@@ -195,6 +196,7 @@ def test_every_argument_is_an_attribute_and_comes_back_from_the_config():
         "dropout": 0.25,
         "pooling": "first",
         "norm_first": True,
+        "head_dim": 5,
         "name": "chosen",
     }
     parameters = inspect.signature(TextClassifier.__init__).parameters
