@@ -18,7 +18,7 @@ from keras_transformer.models import TextClassifier
 from keras_transformer.recipes import sentiment
 
 ROOT = Path(__file__).parents[2]
-ROWS = 48
+ROWS = 24
 FORMS = {"keras", "saved_model", "tflite_float32", "tflite_int8"}
 MODEL_FIELDS = {
     *("name", "format", "accuracy", "recall", "f1", "parameters", "bytes"),
@@ -33,9 +33,10 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sentiment, "QUICK_ROWS", ROWS)
         patch.setattr(sentiment, "QUICK_LATENCY_TEXTS", 2)
-        patch.setattr(sentiment, "STUDENT_STEPS", 2)
+        patch.setattr(sentiment, "STUDENT_STEPS", 1)
+        patch.setattr(sentiment, "LATENCY_ROUNDS", 1)
         patch.setattr(sentiment, "TEACHER", replace(sentiment.TEACHER, epochs=1))
-        # Two steps teach nothing: logits are nearly equal, and int8 may well turn one of so few answers.
+        # One step teaches nothing: logits are nearly equal, and int8 may well turn one of so few answers.
         patch.setattr(sentiment, "tflite", partial(tflite, min_agreement=0.8))
         sentiment.demo(place, seed=3, quick=True, quiet=True)
     return place
