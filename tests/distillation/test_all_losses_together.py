@@ -99,13 +99,12 @@ def test_a_student_learns_by_all_terms_with_one_forward_of_each_and_is_saved_alo
     student, teacher = text_classifier(2, 8, 2), text_classifier(3, 12, 3)
     token_ids, labels = texts()
     distiller = Distiller(student, teacher, terms())
-    distiller.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
+    distiller.compile(keras.optimizers.Adam(0.02), run_eagerly=True)
     pooling_calls.clear()
-    distiller.train_on_batch(token_ids, labels)
-    assert len(pooling_calls) == len(set(pooling_calls)) == 2
-
     weight = np.linspace(0.5, 1.5, TEXTS).astype("float32")
-    history = distiller.fit(token_ids, labels, sample_weight=weight, batch_size=TEXTS, epochs=12, verbose=0).history
+    history = distiller.fit(token_ids, labels, sample_weight=weight, batch_size=TEXTS, epochs=8, verbose=0).history
+    assert len(pooling_calls) == 8 * 2
+    assert len(set(pooling_calls)) == 2
     assert all(np.isfinite(history[name]).all() for name in LOSSES)
     # Untrained models have pooled vectors so alike that the other terms outweigh what is left of this one.
     worse = [name for name in LOSSES if not history[name][-1] < history[name][0]]
