@@ -6,7 +6,7 @@ ones count here. The mean over the pairs of layers is taken where the papers tak
 Where both sides have as many heads, head h is compared with head h. Where they differ, the mean over the heads of
 each side is compared: heads have no order, so any way to group the teacher's would be arbitrary, and the mean of
 attention distributions is one again. Zagoruyko & Komodakis 2017, section 3.1, compare maps of unlike numbers of
-channels by such sums; Abnar & Zuidema 2020, section 3, take the mean over heads as the layer's attention.
+channels by such sums; Abnar & Zuidema 2020 take the mean over heads as the layer's attention.
 
 The layers are those of an encoder: each query may attend to each real key, queries and keys are the same tokens.
 """
@@ -57,7 +57,7 @@ def attention_maps(pairs: Iterable[TapPair]) -> Loss:
 def attention_scores(layers: Iterable[TapPair]) -> Loss:
     """mean_h mean_s (a_s - a_t)^2 of the scores a = Q K^T / sqrt(d) before the softmax: TinyBERT, eq. 7.
 
-    What Jiao et al. 2020, section 3, fit: the scores, not the weights.
+    What Jiao et al. 2020, section 3.1, fit: the scores, not the weights.
 
     Args:
         layers: (student layer, teacher layer) paths such as ("encoder/0", "encoder/2"), below which both models

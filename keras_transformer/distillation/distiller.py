@@ -54,7 +54,7 @@ class Distiller(keras.Model):
 
     Raises:
         ValueError: if there is no term, two have one name, a term asks for a tap that its side doesn't have,
-            or a model ends in a softmax instead of logits.
+            a loss with weights can't compare its taps, or a model ends in a softmax instead of logits.
         TypeError: if a term isn't a `LossTerm`, or the teacher isn't one.
     """
 

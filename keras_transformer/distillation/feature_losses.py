@@ -53,12 +53,11 @@ class FeatureLoss(keras.layers.Layer):
 
     def call(self, labels: Tensor | None, student: Outputs, teacher: Outputs) -> Tensor:
         """Compare all pairs -> (B,) or (B, T) float32."""
-        values = [
-            _per_row_or_token(self.distance(projection(ops.cast(ours, "float32")), ops.cast(theirs, "float32")))
-            for projection, (ours, theirs) in zip(
-                self.projections, (paired(pair, student.taps, teacher.taps) for pair in self.pairs), strict=True
-            )
-        ]
+        values = []
+        for pair, projection in zip(self.pairs, self.projections, strict=True):
+            ours, theirs = paired(pair, student.taps, teacher.taps)
+            distance = self.distance(projection(ops.cast(ours, "float32")), ops.cast(theirs, "float32"))
+            values.append(_per_row_or_token(distance))
         return mean_over_pairs(self.pairs, values)
 
     def _projection(self, pair: TapPair, student_shape: tuple, teacher_shape: tuple) -> keras.layers.Layer:
@@ -90,7 +89,7 @@ def hidden_states(pairs: Iterable[TapPair]) -> FeatureLoss:
 
 
 def hidden_cosine(pairs: Iterable[TapPair]) -> FeatureLoss:
-    """1 - cos(h_s W, h_t) for each token: DistilBERT, Sanh et al. 2019, section 3, the mean over the pairs.
+    """1 - cos(h_s W, h_t) for each token: DistilBERT, Sanh et al. 2019, section 2, the mean over the pairs.
 
     Computed as half the squared distance of the unit vectors, the same number, which is exactly 0 where both
     sides are equal and keeps its digits near 0. The cosine with a zero vector counts as 1/2.

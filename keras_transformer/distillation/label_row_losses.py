@@ -100,7 +100,7 @@ def true_values(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
 def teacher_values(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
     """mean_r (t_r - z_r)^2: the squared error to the teacher's outputs t, in float32; labels aren't looked at.
 
-    For regression; on the logits of classifiers it is Ba & Caruana 2014, section 2.3, up to their factor 1/2.
+    For regression; on the logits of classifiers it is Ba & Caruana 2014, section 2, up to their factor 1/2.
 
     Returns:
         (B,) for outputs (B, R), (B, T) for (B, T, R), float32, at least 0; exactly 0 for equal outputs.

@@ -2,7 +2,8 @@
 
 A loss is `loss(labels, student: Outputs, teacher: Outputs) -> (B,) or (B, T) float32`: one value a row or a
 token, neither reduced nor weighted; the Distiller does both. Any function of that form will do, and so will a
-`keras.layers.Layer` when the loss owns weights: the Distiller steps them together with the student's.
+`keras.layers.Layer` when the loss owns weights: the Distiller steps them together with the student's. It makes
+them when it is made itself, by a call on symbolic tensors with `labels=None`, unless the layer's needs say labels.
 """
 
 import inspect
