@@ -39,8 +39,8 @@ class WholeWords(NamedTuple):
 def nearest_words(table: np.ndarray, whole: WholeWords, count: int = 15) -> Candidates:
     """The `count` words whose embeddings have the largest cosine with a word's own, itself left out.
 
-    Jiao et al. 2020, section 4 and algorithm 1, take GloVe's neighbours for words of several pieces and a masked
-    language model's guesses for the others; this takes the teacher's token embeddings for words of one piece.
+    Jiao et al. 2020, algorithm 1, take GloVe's neighbours for words of several pieces and a masked language model's
+    guesses for the others; this takes the teacher's token embeddings for words of one piece.
 
     Args:
         table: (V, D) float, for example the weight "tokens/table" of a `TextClassifier`.

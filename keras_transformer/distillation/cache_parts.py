@@ -68,6 +68,9 @@ class PartWriter:
         self.rows += len(keys)
         for output, file in zip(self.outputs, self.files, strict=True):
             values = np.asarray(arrays[output.name], np.dtype(output.dtype).newbyteorder("<"))
+            if not output.token_axes:
+                self.bytes += file.write(np.ascontiguousarray(values).tobytes())
+                continue
             for row, length in enumerate(lengths):
                 part = values[row][tuple(slice(length if size is None else None) for size in output.shape)]
                 self.bytes += file.write(np.ascontiguousarray(part).tobytes())

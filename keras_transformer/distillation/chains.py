@@ -11,8 +11,8 @@ def distil_chain(
 ) -> list[keras.Model]:
     """Call fit_one(models[0], models[1]), then fit_one(models[1], models[2]), and so on: teacher, student.
 
-    With a model of middle size between a large teacher and a small student this is the teacher assistant of Mirzadeh
-    et al. 2020, section 3. With a teacher and students all of one size it is a born-again network (Furlanello et al.
+    With a model of middle size between a large teacher and a small student, that is the teacher assistant of Mirzadeh
+    et al. 2020. With a teacher and students all of one size it is a born-again network (Furlanello et al.
     2018, section 3), whose generations together make the ensemble of their section 3.1:
 
     >>> def fit_one(teacher, student):

@@ -19,10 +19,11 @@ WeightRule = Callable[[Tensor], Tensor]
 def confidence(logits: Tensor) -> Tensor:
     """Trust each teacher the more, the surer it is of this sample: w_k = (1 - exp(H_k) / sum_j exp(H_j)) / (K - 1).
 
-    Zhang, Chen and Wang 2022 (confidence-aware multi-teacher distillation, section 2.1) weigh K teachers so by their
-    cross-entropy with the label. Here H_k is the entropy of teacher k's softmax, which is the cross-entropy that it
-    expects itself: it needs no label, as in Kwon et al. 2020 (distillation based on entropy). A teacher that is sure
-    and wrong isn't found out. No weight is above 1 / (K - 1); equal entropies give the plain mean.
+    Zhang, Chen and Wang 2022 ("Confidence-aware multi-teacher knowledge distillation", the weights of predictions)
+    weigh K teachers so by their cross-entropy with the label. Here H_k is the entropy of teacher k's softmax, the
+    cross-entropy that it expects of itself: no label is needed, as in Kwon et al. 2020 ("Adaptive knowledge
+    distillation based on entropy"). A teacher that is sure and wrong isn't found out. No weight is above 1 / (K - 1);
+    equal entropies give the plain mean.
 
     Args:
         logits: (K, ..., C) float32, K at least 2.
@@ -41,9 +42,10 @@ class SeveralTeachers:
     >>> Distiller(student, SeveralTeachers([large, small], weights=[0.7, 0.3]), terms)
     >>> Distiller(student, SeveralTeachers([large, small], weights=confidence), terms)
 
-    The mean of logits is the geometric mean of the probabilities, up to their sum (Hinton et al. 2015, section 2.1
-    average over an ensemble in this way or arithmetically). A tap is named after the place of its teacher, for
-    example "0/encoder/1/hidden". The mask is that of the first teacher that has one. `cache_teacher` takes it too.
+    The softmax of the mean of logits is the geometric mean of the teachers' probabilities, scaled to sum to 1: one of
+    the two means that Hinton et al. 2015, section 1, propose for an ensemble. A tap is named after the place of its
+    teacher, for example "0/encoder/1/hidden". The mask is that of the first teacher that has one. `cache_teacher`
+    takes it too.
 
     Args:
         teachers: two or more Keras models or teachers with the same classes in the same order.

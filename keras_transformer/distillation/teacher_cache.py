@@ -72,31 +72,39 @@ def cache_teacher(
     while recordings.add_part(rows):
         pass
     recordings.end()
-    return CachedTeacher(folder)
+    return CachedTeacher(recordings)
 
 
 class CachedTeacher:
     """A `Teacher` whose outputs are read from a folder that `cache_teacher` has filled.
 
-    `attach` puts them into the batches; the Distiller takes them out again. No teacher model is needed any more.
+    `attach` puts them into the batches; the Distiller takes them out again. No teacher model is needed any more:
 
-    Args:
-        folder: of a cache whose recording came to its end.
-
-    Raises:
-        ModelFileError: if there is none, it is damaged, or its recording was cut short; the message names the file.
+    >>> teacher = CachedTeacher.load("cache")
+    >>> Distiller(student, teacher, terms).fit(teacher.attach(dataset))
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        self.recordings = Recordings(Path(folder))
-        if not self.recordings.complete:
-            raise ModelFileError(
-                f"{Path(folder) / MANIFEST}: the recording was cut short after {self.recordings.rows} examples. Call "
-                "cache_teacher with the same teacher, data and folder: it goes on where it stopped."
-            )
-        names = (output.name for output in self.recordings.layout.outputs)
+    def __init__(self, recordings: Recordings) -> None:
+        self.recordings = recordings
+        names = (output.name for output in recordings.layout.outputs)
         taps = tuple(name.removeprefix(RECORDED_TAP) for name in names if name.startswith(RECORDED_TAP))
         self._recorded = RecordedTeacher(taps)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "CachedTeacher":
+        """Open a cache whose recording came to its end; each of its files is read once, to check its sha256.
+
+        Raises:
+            ModelFileError: if there is none, it is damaged, or its recording was cut short; the message names the
+                file.
+        """
+        recordings = Recordings(Path(folder))
+        if not recordings.complete:
+            raise ModelFileError(
+                f"{Path(folder) / MANIFEST}: the recording was cut short after {recordings.rows} examples. Call "
+                "cache_teacher with the same teacher, data and folder: it goes on where it stopped."
+            )
+        return cls(recordings)
 
     def __len__(self) -> int:
         """How many different examples are recorded."""
@@ -106,7 +114,8 @@ class CachedTeacher:
         """Add the recorded outputs to the inputs of each batch, as `RecordedTeacher` names them.
 
         x becomes a dict, if it wasn't one, with the array under "inputs"; the id column is taken out. Works on
-        batches in any order and of any size, of training and of validation data.
+        batches in any order and of any size, of training and of validation data. The disk is read ahead of the
+        training step. For `resumable_fit` give `lambda *epochs: teacher.attach(batches.dataset(*epochs))`.
 
         Args:
             dataset: batches of x, (x, y) or (x, y, sample_weight), of examples that were recorded.
@@ -128,7 +137,8 @@ class CachedTeacher:
             joined = self._joined(named_inputs(x))
             return (joined, *rest) if isinstance(dataset.element_spec, tuple) else joined
 
-        return dataset.map(join, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        # One thread reads ahead; more would wait for Python's lock and take the training step's cores.
+        return dataset.map(join).prefetch(tf.data.AUTOTUNE)
 
     def student_inputs(self, inputs: Any) -> Any:
         """All inputs but what was recorded of the teacher."""
