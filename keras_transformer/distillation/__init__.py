@@ -10,6 +10,7 @@
 """
 
 from keras_transformer.distillation.distiller import Distiller
+from keras_transformer.distillation.interpolation import Interpolation, interpolate
 from keras_transformer.distillation.layer_map import (
     LayerMap,
     LayerPair,
@@ -23,6 +24,7 @@ from keras_transformer.distillation.layer_map import (
 )
 from keras_transformer.distillation.losses import soft_targets, true_labels
 from keras_transformer.distillation.outputs import Outputs
+from keras_transformer.distillation.progressive import Stage, distil_in_stages, layerwise_stages
 from keras_transformer.distillation.schedules import Schedule, Scheduled, cosine, linear, step
 from keras_transformer.distillation.taps import with_taps
 from keras_transformer.distillation.teachers import RecordedTeacher, Teacher
@@ -31,6 +33,7 @@ from keras_transformer.distillation.uncertainty import UncertaintyWeighting
 
 __all__ = [
     "Distiller",
+    "Interpolation",
     "LayerMap",
     "LayerPair",
     "LossTerm",
@@ -39,13 +42,17 @@ __all__ = [
     "RecordedTeacher",
     "Schedule",
     "Scheduled",
+    "Stage",
     "Teacher",
     "UncertaintyWeighting",
     "cosine",
+    "distil_in_stages",
     "every_k",
     "given",
+    "interpolate",
     "last_k",
     "layer_count",
+    "layerwise_stages",
     "linear",
     "named_pairs",
     "needing",
