@@ -19,6 +19,7 @@ from keras_transformer.distillation.feature_losses import (
     hint,
     patient_states,
 )
+from keras_transformer.distillation.interpolation import Interpolation, interpolate
 from keras_transformer.distillation.label_row_losses import (
     soft_multi_labels,
     teacher_values,
@@ -40,6 +41,7 @@ from keras_transformer.distillation.losses import soft_targets, true_labels
 from keras_transformer.distillation.mutual_learning import MutualLearner
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.pooled_losses import contrastive, similarity_preserving
+from keras_transformer.distillation.progressive import Stage, distil_in_stages, layerwise_stages
 from keras_transformer.distillation.relation_losses import relations, value_relations
 from keras_transformer.distillation.schedules import Schedule, Scheduled, cosine, linear, step
 from keras_transformer.distillation.several_teachers import SeveralTeachers, confidence
@@ -53,6 +55,7 @@ from keras_transformer.distillation.uncertainty import UncertaintyWeighting
 __all__ = [
     "CachedTeacher",
     "Distiller",
+    "Interpolation",
     "LayerMap",
     "LayerPair",
     "LossTerm",
@@ -63,6 +66,7 @@ __all__ = [
     "Schedule",
     "Scheduled",
     "SeveralTeachers",
+    "Stage",
     "Teacher",
     "UncertaintyWeighting",
     "attention_divergence",
@@ -73,14 +77,17 @@ __all__ = [
     "contrastive",
     "cosine",
     "distil_chain",
+    "distil_in_stages",
     "embedding_states",
     "every_k",
     "given",
     "hidden_cosine",
     "hidden_states",
     "hint",
+    "interpolate",
     "last_k",
     "layer_count",
+    "layerwise_stages",
     "linear",
     "named_pairs",
     "needing",
