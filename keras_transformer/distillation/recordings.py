@@ -64,13 +64,14 @@ class Recordings:
         if (folder / MANIFEST).is_file():
             found = cls(folder)
             _check_same(folder, found.layout, layout)
-            for leftover in (folder / PARTS).glob(".*.partial"):  # of a killed process
-                shutil.rmtree(leftover, ignore_errors=True)
-            return found
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        elif folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - set(_leftovers(folder))):
             raise UserError(f"{folder}: is there already and is no teacher cache. Give a new or empty folder.")
-        write_json(folder / MANIFEST, _manifest(layout, complete=False))
-        return cls(folder)
+        else:
+            write_json(folder / MANIFEST, _manifest(layout, complete=False))
+            found = cls(folder)
+        for leftover in _leftovers(folder):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        return found
 
     @property
     def rows(self) -> int:
@@ -168,6 +169,11 @@ class Recordings:
             f"recorded; its {name!r} begins with {shown}. The data set isn't the one that was recorded: call "
             "cache_teacher with it and this folder again, which adds what is missing."
         )
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What a process that was killed while writing has left."""
+    return [*folder.glob(f".{MANIFEST}.*.partial"), *(folder / PARTS).glob(f".{PART}*.partial")]
 
 
 def _part_folders(folder: Path) -> list[Path]:

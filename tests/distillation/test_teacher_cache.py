@@ -189,6 +189,28 @@ def test_an_id_column_takes_the_place_of_the_inputs(classifier, rows, tmp_path):
         cached.attach(tf.data.Dataset.from_tensors({"features": x}))
 
 
+def test_a_text_that_was_cut_shorter_since_is_told(tagger, tmp_path):
+    ids = np.array([[3, 5, 7, 0], [2, 9, 4, 6]], "int32")
+
+    def data(length):
+        named = {"token_ids": ids[:, :length], "id": np.arange(2)}
+        return tf.data.Dataset.from_tensor_slices(named).padded_batch(2, {"token_ids": [None], "id": []})
+
+    cached = cache_teacher(tagger(), data(4), tmp_path / "cache", id_column="id")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"row 1 of the batch was recorded with 4 tokens and .* 3"):
+        list(cached.attach(data(3)))
+
+
+def test_series_of_floats_are_kept_as_long_as_they_are(tmp_path):
+    inputs = keras.Input((None, 7))
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    x = [np.random.default_rng(length).normal(size=(2, length, 7)).astype("float32") for length in (5, 3)]
+    data = tf.data.Dataset.from_generator(lambda: iter(x), output_signature=tf.TensorSpec((None, None, 7)))
+    cached = cache_teacher(model, data, tmp_path / "cache")
+    for batch, given in zip(cached.attach(data), x, strict=True):
+        np.testing.assert_allclose(batch["teacher_logits"], model(given), atol=1e-6)
+
+
 def test_float_rows_that_differ_in_one_bit_are_two_examples(classifier, tmp_path):
     x = np.ones((2, 7), "float32")
     x[1, 6] = np.nextafter(np.float32(1), np.float32(2))

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_transformer.data.batching import Batches
 from keras_transformer.distillation import CachedTeacher, cache_teacher
+from keras_transformer.distillation.cache_parts import Part, PartWriter, RecordedOutput
 from keras_transformer.files import ModelFileError, sha256
 
 DATA = Batches([[1, 5], [7, 7, 7], [12]], batch_size=2)
@@ -36,7 +37,7 @@ def start():
     np.save(sys.argv[2], model(x))
     os._exit(0)
 
-for kill in range(4):  # each at another moment of the writing
+for kill in range(3):  # each at another moment of the writing
     before = len(os.listdir(parts)) if os.path.isdir(parts) else 0
     child = start()
     while not os.path.isdir(parts) or len(os.listdir(parts)) < before + 3:
@@ -59,6 +60,33 @@ def test_kills_while_writing_leave_a_cache_that_the_next_call_completes(tmp_path
     x = np.random.default_rng(5).normal(size=(5000, 7)).astype("float32")
     got = next(iter(CachedTeacher.load(folder).attach(tf.data.Dataset.from_tensors(x))))
     np.testing.assert_allclose(got["teacher_logits"], np.load(logits), atol=1e-6)
+
+
+def test_keys_are_found_whatever_their_bytes(tmp_path):
+    """Zeros at the end of a key are where numpy's byte strings could mix two up."""
+    random = np.random.default_rng(3)
+    edges = [b"", b"a", b"\0a", b"a\0b", b"\xff" * 16, b"\xff" * 15, b"\0" * 15 + b"a"]
+    known = np.array([*edges, *(random.bytes(16) for _ in range(500))], "S16")
+    order = random.permutation(len(known))
+    output = RecordedOutput("place", "int32", ())
+    writer = PartWriter(tmp_path / "part", [output])
+    for rows in np.array_split(order, 7):
+        writer.add(known[rows], np.zeros(len(rows)), {"place": rows})
+    writer.finish()
+    part = Part(tmp_path / "part", [output])
+    rows = part.find(known)
+    places = np.full(len(known), -1, "int32")
+    part.read(output, rows, np.arange(len(known)), places)
+    np.testing.assert_array_equal(places, np.arange(len(known)))
+    unknown = np.array([b"b", b"\0", b"a\0a", b"\xff" * 14, *(random.bytes(16) for _ in range(500))], "S16")
+    assert set(part.find(unknown[2:])) == {-1}
+    assert part.find(unknown[:2]).tolist() == [-1, rows[0]]  # b"\0" is sixteen zeros, as b"" is
+
+
+def test_what_a_kill_left_in_the_first_moment_is_no_other_folder(classifier, tmp_path):
+    (tmp_path / ".teacher_cache.json.0123abcd.partial").write_text("{")
+    assert len(cache_teacher(classifier(), tf.data.Dataset.from_tensors(np.ones((1, 7), "float32")), tmp_path)) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "teacher_cache.json"]
 
 
 @pytest.fixture
