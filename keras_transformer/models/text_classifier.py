@@ -84,17 +84,9 @@ class TextClassifier(keras.Model):
         taps["embeddings"] = x
         x = keras.layers.Dropout(dropout, name="embeddings_dropout", dtype=policy)(x)
 
+        form: dict[str, Any] = {"norm_first": norm_first, "head_dim": head_dim, "dtype": policy}
         for index in range(num_layers):
-            layer = EncoderLayer(
-                model_dim,
-                num_heads,
-                inner_dim,
-                dropout,
-                norm_first=norm_first,
-                head_dim=head_dim,
-                name=f"encoder_{index}",
-                dtype=policy,
-            )
+            layer = EncoderLayer(model_dim, num_heads, inner_dim, dropout, name=f"encoder_{index}", **form)
             encoded = layer(x, attention_mask=real)
             taps |= {f"encoder/{index}/{part}": tensor for part, tensor in encoded._asdict().items()}
             x = encoded.hidden
