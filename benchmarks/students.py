@@ -7,6 +7,7 @@ The teacher is the one of that demo. A candidate is built from MiniLM as it was 
 its name says so from the fine-tuned teacher, or from nothing. One seed: differences below a point mean little.
 """
 
+import shlex
 import sys
 import tempfile
 import time
@@ -118,17 +119,19 @@ def build(name: str, source: TextClassifier, ids: list[list[int]], tokenizer: ob
 
 def write(run: Path, names: list[str], teacher_accuracy: float, steps: int, lines: list[str]) -> None:
     """Write the page after each candidate, so that a run that is stopped leaves what it has."""
-    quoted = " ".join(f'"{name}"' for name in names)
+    command = shlex.join(["python", "benchmarks/students.py", str(run), *names])
     machine = ", ".join(f"{name} {value}" for name, value in benchmark.machine().items())
     text = "\n\n".join(
         [
             "# Which student",
-            f"Command: `python benchmarks/students.py saved_models/sentiment {quoted}`".replace(" `", "`"),
+            f"Command: `{command}`",
             f"Machine: {machine} (not quiet: accuracy doesn't depend on it, the seconds do)",
             f"Teacher: accuracy {teacher_accuracy:.4f} on the 2,014 test texts. Each candidate: {steps} steps of "
             f"{sentiment.STUDENT.batch_size} texts at {sentiment.STUDENT.learning_rate}, seed 0, twice: on labels "
             f"alone, and on labels and the teacher's soft targets (weight {sentiment.SOFT.weight}, temperature "
             f"{sentiment.SOFT.temperature}) over labelled and unlabelled texts. Chosen: {PLAN}.",
+            "The candidates are compared on those test texts themselves, so what the chosen one reaches on them is a "
+            "little flattered by the choice. No candidate was trained on them.",
             "| student | weights | int8 file, MB | labels alone | distilled | share kept | s |\n"
             "|---|---:|---:|---:|---:|---:|---:|\n" + "\n".join(lines),
         ]

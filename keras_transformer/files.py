@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from keras_transformer.checks import UserError
 
 HASH_CHUNK_BYTES = 1 << 20
+SEAL = "sha256_of_the_rest"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h and linux/fs.h
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -23,6 +24,7 @@ FORBIDDEN_PLACE = {
     errno.EBUSY,  # a mount point
     errno.EEXIST,  # a file where a folder above the place should be
     errno.ENAMETOOLONG,
+    errno.ENOENT,  # a file system that takes no new files, such as /proc
     errno.ENOTDIR,
     errno.EPERM,
     errno.EROFS,
@@ -58,7 +60,7 @@ def staged(path: Path | str) -> Iterator[Path]:
         _flush_to_disk(staging)
         _replace(staging, target)
     except OSError as error:
-        explained = _explained(error, path, target)
+        explained = _explained(error, path, target, staging)
         if explained is None:
             raise
         raise explained from error
@@ -108,6 +110,17 @@ def sha256(path: Path | str) -> str:
     return digest.hexdigest()
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with one more field, the sha256 of all the others, so that a change to any is noticed."""
+    return {**content, SEAL: _digest_of_rest(content)}
+
+
+def check_seal(content: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a JSON object has the sha256 of its other fields, as `sealed` gave it."""
+    if content.get(SEAL) != _digest_of_rest(content):
+        raise ValueError(f"{SEAL!r} doesn't fit, so a field was changed" if SEAL in content else f"{SEAL!r} is missing")
+
+
 def size_on_disk(path: Path | str) -> int:
     """Bytes of a file, or of all files below a folder.
 
@@ -120,6 +133,13 @@ def size_on_disk(path: Path | str) -> int:
     if not place.exists():
         raise ModelFileError(f"{path}: there is no such file or folder. Check the path.")
     return place.stat().st_size
+
+
+def _digest_of_rest(content: Mapping[str, Any]) -> str:
+    """The sha256 of the canonical JSON of all fields but the seal: sorted, ASCII, without spaces."""
+    rest = {name: value for name, value in content.items() if name != SEAL}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def _sibling(target: Path, suffix: str) -> Path:
@@ -180,18 +200,23 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _explained(error: OSError, path: Path | str, target: Path) -> UserError | None:
+def _explained(error: OSError, path: Path | str, target: Path, staging: Path) -> UserError | None:
     """The user's side of an error about the place itself; None for one about some other file."""
     if error.errno in FULL_DISK:
         return UserError(f"{path}: the disk is full, nothing was written. Free some room or give another place.")
-    if error.errno in FORBIDDEN_PLACE and _is_about(error.filename, target):
+    if error.errno in FORBIDDEN_PLACE and _is_about(error, target, staging):
         return UserError(f"{path}: can't be written ({error.strerror}). Give a place that you may write to.")
     return None
 
 
-def _is_about(filename: str | None, target: Path) -> bool:
-    """Whether an error's file name is the place itself, beside or below it, or a folder above it."""
-    if filename is None:
+def _is_about(error: OSError, target: Path, staging: Path) -> bool:
+    """Whether an error's file is the place itself, beside or below it, or a folder above it."""
+    if error.errno == errno.ENOENT:
+        # Of what is missing, only what can't be made is the place's: a neighbour that isn't there is somebody's input,
+        # and a rename without a source is a mistake of ours.
+        made = error.filename2 is None and error.filename is not None
+        return made and Path(os.path.abspath(error.filename)) in {staging, *target.parents}
+    if error.filename is None:
         return True
-    named = Path(os.path.realpath(filename))
+    named = Path(os.path.realpath(error.filename))
     return target.parent in named.parents or named in target.parents

@@ -10,12 +10,13 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from keras_transformer import bundle
 from keras_transformer.checks import UserError
-from keras_transformer.files import ModelFileError, sha256
+from keras_transformer.files import SEAL, ModelFileError, sealed, sha256
 
 FILES = ["examples.json", "labels.json", "manifest.json", "model.keras", "report.json", "tokenizer.json"]
 
@@ -55,7 +56,8 @@ def save(folder: Path, **changes) -> bundle.Manifest:
         "report": {"epochs": 2},
         "examples": ["a fine film", "a dull one"],
     }
-    return bundle.save(folder, **{**arguments, **changes})
+    with mock.patch.object(bundle, "_prove"):  # bytes can't be loaded; tests/test_bundle_proof.py has real models
+        return bundle.save(folder, **{**arguments, **changes})
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def folder(tmp_path) -> Path:
 def change_manifest(folder: Path, **changes) -> None:
     path = folder / "manifest.json"
     content = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    path.write_text(json.dumps(sealed({name: value for name, value in content.items() if value is not None})))
 
 
 def test_a_bundle_holds_its_six_files_and_nothing_lies_beside_it(folder):
@@ -242,6 +244,30 @@ def test_a_manifest_with_a_wrong_field_is_named_with_the_reason(folder, changes,
     change_manifest(folder, **changes)
     with pytest.raises(ModelFileError, match=rf"manifest\.json: isn't a manifest of ours .*{message}"):
         bundle.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ('"max_length": 47', '"max_length": 600', f"'{SEAL}' doesn't fit, so a field was changed"),
+        ('"max_length": 47', '"max_length": 2', f"'{SEAL}' doesn't fit"),
+        ('"task": "classify"', '"task": "classifx"', f"'{SEAL}' doesn't fit"),
+        ('"n": 2014', '"n": 2015', f"'{SEAL}' doesn't fit"),
+        (SEAL, f"x{SEAL}", f"'{SEAL}' is missing"),
+    ],
+)
+def test_a_manifest_in_which_one_value_was_changed_is_named(folder, before, after, reason):
+    path = folder / "manifest.json"
+    assert path.read_text().count(before) == 1
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(ModelFileError, match=rf"manifest\.json: isn't a manifest of ours \({reason}.*make the bundle"):
+        bundle.read(folder)
+
+
+def test_a_manifest_that_was_only_laid_out_anew_is_read(folder):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
+    assert bundle.read(folder).manifest.max_length == 47
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "3", '"text"'])

@@ -16,7 +16,17 @@ import pytest
 
 from keras_transformer import files
 from keras_transformer.checks import UserError
-from keras_transformer.files import ModelFileError, read_json, sha256, size_on_disk, staged, write_json
+from keras_transformer.files import (
+    SEAL,
+    ModelFileError,
+    check_seal,
+    read_json,
+    sealed,
+    sha256,
+    size_on_disk,
+    staged,
+    write_json,
+)
 
 
 def write_folder(folder: Path, text: str) -> None:
@@ -138,6 +148,42 @@ def test_a_file_where_a_folder_should_be_is_the_users_mistake(tmp_path):
     for place in (tmp_path / "file" / "model.tflite", tmp_path / "file" / "deeper" / "model.tflite"):
         with pytest.raises(UserError, match=r"model\.tflite: can't be written .*Give a place that you may write to"):
             write_json(place, {})
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc, in which no file can be made")
+@pytest.mark.parametrize("place", ["/proc/model.tflite", "/proc/new/model.tflite"])
+def test_a_file_system_that_takes_no_files_is_the_users_mistake(place):
+    with pytest.raises(UserError, match=rf"{place}: can't be written \(No such file or directory\)\. Give a place"):
+        write_json(place, {})
+
+
+def test_an_input_that_is_missing_beside_the_place_is_not_blamed_on_the_place(tmp_path):
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "input.csv"))
+    with pytest.raises(FileNotFoundError):
+        write_half_and_raise(tmp_path / "out", error)
+
+
+def test_a_body_that_writes_nothing_is_no_mistake_of_the_user(tmp_path):
+    with pytest.raises(FileNotFoundError), staged(tmp_path / "out"):
+        pass
+
+
+def test_a_seal_fits_its_fields_in_any_order_and_no_others():
+    content = {"b": [1, 2.5, None], "a": {"é": "\ud800"}}
+    whole = sealed(content)
+    assert {name: whole[name] for name in content} == content
+    check_seal(dict(reversed(whole.items())))
+    check_seal(json.loads(json.dumps(whole)))
+    for changed in ({**whole, "b": [1, 2.5, 0]}, {**whole, "c": 1}, {"a": 1, SEAL: whole[SEAL]}):
+        with pytest.raises(ValueError, match="doesn't fit, so a field was changed"):
+            check_seal(changed)
+    with pytest.raises(ValueError, match="is missing"):
+        check_seal(content)
+
+
+def test_a_seal_is_the_sha256_of_canonical_json():
+    canonical = b'{"a":"\\u00e9","b":1}'
+    assert sealed({"b": 1, "a": "é"})[SEAL] == hashlib.sha256(canonical).hexdigest()
 
 
 def test_a_name_that_is_too_long_is_the_users_mistake(tmp_path):

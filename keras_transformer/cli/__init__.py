@@ -3,7 +3,6 @@
 Nothing here imports TensorFlow before a command needs it.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -42,6 +41,7 @@ def program(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code: 0 done, 2 the user's mistake, 1 a fault of ours."""
+    output.prepare_streams()
     if not failures.wants_traceback():
         output.silence_libraries()
     sys.excepthook = failures.report_fault
@@ -49,14 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         command = typer.main.get_command(app)
         code = command.main(given or ["--help"], prog_name=failures.PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
     except typer.TyperException as error:
         failures.say(failures.usage_line(error, given))
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = failures.INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more when it flushes
+        output.drop_standard_output()
         code = failures.FAULT_OF_OURS
+    except output.OutputError as error:
+        output.drop_standard_output()
+        failures.say(str(error))
+        code = failures.USERS_MISTAKE
     except failures.kinds_to_look_at() as error:
         if not failures.is_users_mistake(error):
             raise

@@ -49,13 +49,14 @@ def distill(
         ),
     ] = None,
     init: Annotated[
-        Literal["teacher", "none"],
-        typer.Option("--init", help="what the student starts from: layers of its teacher, or nothing"),
-    ] = "teacher",
-    size: Annotated[
-        Size | None,
-        typer.Option("--size", help=SIZES, show_default="half of the teacher's layers, narrower"),
+        Literal["teacher", "none"] | None,
+        typer.Option(
+            "--init",
+            help="what the student starts from: half of its teacher's layers, narrower; or nothing",
+            show_default="teacher; none with --size",
+        ),
     ] = None,
+    size: Annotated[Size | None, typer.Option("--size", help=SIZES, show_default="tiny with --init none")] = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     max_length: MaxLength = None,

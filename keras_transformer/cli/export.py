@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from keras_transformer.bundle import Bundle
     from keras_transformer.export import ExportReport
 
+FEW_TEXTS = 50
 Format = Literal["saved_model", "tflite"]
 Quantize = Literal["none", "float16", "dynamic", "int8"]
 
@@ -43,7 +44,7 @@ def export(
 ) -> None:
     """Write a trained model for phones or servers, reload it, and prove that it still gives the same answers.
 
-    It is compared on texts of --data, or on those of its training data that the run folder keeps.
+    It is compared on texts of --data, or on those that the run folder keeps for that.
     """
     _check_place(out, form, quantize)
     with working(quiet):
@@ -61,9 +62,15 @@ def export(
     facts = {
         "bytes": report.bytes,
         "largest logit error": f"{report.max_abs_logit_error:.1e}",
-        "same answer": f"{report.top1_agreement:.2%} of {len(examples)} texts",
+        "same answer": f"{report.top1_agreement:.2%} of {_how_many(len(examples), report.format)}",
     }
     print_facts(report.path, facts)
+
+
+def _how_many(texts: int, form: str) -> str:
+    """Say of how many texts; an int8 form is held to a share of them, and of few no small share can be seen."""
+    few = form.endswith("int8") and texts < FEW_TEXTS
+    return f"{texts} texts (few texts prove little: give {FEW_TEXTS} or more with --data)" if few else f"{texts} texts"
 
 
 def _write(loaded: "Bundle", out: Path, form: Format, quantize: Quantize, examples: list[str]) -> "ExportReport":

@@ -75,8 +75,12 @@ def users_line(error: Exception) -> str:
 
 
 def is_full_disk(error: Exception) -> bool:
-    """Whether the disk was full. TensorFlow has an error class of its own for that, with the system's words in it."""
-    return any(os.strerror(code) in str(error) for code in FULL_DISK)
+    """Whether the disk was full, by the error's number; TensorFlow's own classes have the system's words alone."""
+    if isinstance(error, OSError):
+        return error.errno in FULL_DISK
+    tensorflow = sys.modules.get("tensorflow")
+    of_tensorflow = tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
+    return of_tensorflow and any(os.strerror(code) in str(error) for code in FULL_DISK)
 
 
 def kinds_to_look_at() -> tuple[type[Exception], ...]:

@@ -18,8 +18,6 @@ from keras_transformer.checks import UserError
 from keras_transformer.data.archives import Member, unpack
 
 CACHE_VARIABLE = "KERAS_TRANSFORMER_CACHE"
-# Files up to this size are hashed at every use, larger ones once, when they are unpacked: weights take a while.
-ALWAYS_HASHED_BYTES = 4 << 20
 # What `fetch` tells goes through one of these, a line a call.
 Tell = Callable[[str], None]
 
@@ -115,7 +113,7 @@ def tell_on_stderr(line: str) -> None:
 def fetch(asset: Asset, tell: Tell = tell_on_stderr) -> Path:
     """The folder in the cache that holds the files of `asset`, fetched first if they aren't all there.
 
-    What is cached is checked each time: the size of every file, the sha256 of those up to ALWAYS_HASHED_BYTES.
+    What is cached is checked each time: the size and the sha256 of every file.
     Several processes may call this at once; one fetches, the others wait for it.
 
     Raises:
@@ -145,7 +143,7 @@ def _is_whole(folder: Path, asset: Asset) -> bool:
         path = folder / member.name
         if not path.is_file() or path.stat().st_size != member.bytes:
             return False
-        if member.bytes <= ALWAYS_HASHED_BYTES and files.sha256(path) != member.sha256:
+        if files.sha256(path) != member.sha256:
             return False
     return True
 

@@ -9,8 +9,23 @@
 >>> distiller.student.save("student.keras")
 """
 
+from keras_transformer.distillation.attention_losses import attention_divergence, attention_maps, attention_scores
+from keras_transformer.distillation.chains import distil_chain
 from keras_transformer.distillation.distiller import Distiller
+from keras_transformer.distillation.feature_losses import (
+    embedding_states,
+    hidden_cosine,
+    hidden_states,
+    hint,
+    patient_states,
+)
 from keras_transformer.distillation.interpolation import Interpolation, interpolate
+from keras_transformer.distillation.label_row_losses import (
+    soft_multi_labels,
+    teacher_values,
+    true_multi_labels,
+    true_values,
+)
 from keras_transformer.distillation.layer_map import (
     LayerMap,
     LayerPair,
@@ -23,32 +38,52 @@ from keras_transformer.distillation.layer_map import (
     uniform,
 )
 from keras_transformer.distillation.losses import soft_targets, true_labels
+from keras_transformer.distillation.mutual_learning import MutualLearner
 from keras_transformer.distillation.outputs import Outputs
+from keras_transformer.distillation.pooled_losses import contrastive, similarity_preserving
 from keras_transformer.distillation.progressive import Stage, distil_in_stages, layerwise_stages
+from keras_transformer.distillation.relation_losses import relations, value_relations
 from keras_transformer.distillation.schedules import Schedule, Scheduled, cosine, linear, step
+from keras_transformer.distillation.several_teachers import SeveralTeachers, confidence
 from keras_transformer.distillation.taps import with_taps
+from keras_transformer.distillation.teacher_cache import CachedTeacher, cache_teacher
 from keras_transformer.distillation.teachers import RecordedTeacher, Teacher
 from keras_transformer.distillation.terms import LossTerm, Needs, needing
+from keras_transformer.distillation.top_k import top_k_soft_targets
 from keras_transformer.distillation.uncertainty import UncertaintyWeighting
 
 __all__ = [
+    "CachedTeacher",
     "Distiller",
     "Interpolation",
     "LayerMap",
     "LayerPair",
     "LossTerm",
+    "MutualLearner",
     "Needs",
     "Outputs",
     "RecordedTeacher",
     "Schedule",
     "Scheduled",
+    "SeveralTeachers",
     "Stage",
     "Teacher",
     "UncertaintyWeighting",
+    "attention_divergence",
+    "attention_maps",
+    "attention_scores",
+    "cache_teacher",
+    "confidence",
+    "contrastive",
     "cosine",
+    "distil_chain",
     "distil_in_stages",
+    "embedding_states",
     "every_k",
     "given",
+    "hidden_cosine",
+    "hidden_states",
+    "hint",
     "interpolate",
     "last_k",
     "layer_count",
@@ -56,10 +91,19 @@ __all__ = [
     "linear",
     "named_pairs",
     "needing",
+    "patient_states",
+    "relations",
+    "similarity_preserving",
+    "soft_multi_labels",
     "soft_targets",
     "step",
     "tap_pairs",
+    "teacher_values",
+    "top_k_soft_targets",
     "true_labels",
+    "true_multi_labels",
+    "true_values",
     "uniform",
+    "value_relations",
     "with_taps",
 ]

@@ -1,6 +1,6 @@
 """The training loop of distillation, as a Keras model: compile, fit, evaluate, predict."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,10 +8,11 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_transformer.distillation.combinations import refuse_what_keras_breaks
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.taps import select_inputs, with_taps
 from keras_transformer.distillation.teachers import Teacher, teacher_of
-from keras_transformer.distillation.terms import LossTerm, checked_terms, needs_of
+from keras_transformer.distillation.terms import LossTerm, checked_terms, needs_of, variables_of
 from keras_transformer.distillation.uncertainty import UncertaintyWeighting
 from keras_transformer.distillation.weighing import TermMean, fixed_weights, labelled, shared_mask, term_mean
 from keras_transformer.layers.masks import Tensor
@@ -53,7 +54,7 @@ class Distiller(keras.Model):
 
     Raises:
         ValueError: if there is no term, two have one name, a term asks for a tap that its side doesn't have,
-            or a model ends in a softmax instead of logits.
+            a loss with weights can't compare its taps, or a model ends in a softmax instead of logits.
         TypeError: if a term isn't a `LossTerm`, or the teacher isn't one.
     """
 
@@ -80,6 +81,7 @@ class Distiller(keras.Model):
         self.read_teacher = self.teacher.reader(
             tuple(dict.fromkeys(tap for need in needs for tap in need.teacher_taps))
         )
+        self._build_loss_layers()
         self.term_metrics = [keras.metrics.Mean(name=term.name) for term in self.terms]
         self.weighing = weighing
         self.weight_metrics: list[keras.metrics.Mean] = []
@@ -87,6 +89,16 @@ class Distiller(keras.Model):
             weighing.start(self.terms)
             self.weight_metrics = [keras.metrics.Mean(name=f"{term.name}_weight") for term in self.terms]
         self.built = student.built
+
+    def _build_loss_layers(self) -> None:
+        """Make the losses' own weights now if both sides know their shapes; else the first batch makes them.
+
+        Replicas, a file of weights and the optimizer want them before it, and a user his errors.
+        """
+        sides = [_symbolic_outputs(forward) for forward in (self.student_forward, self.read_teacher)]
+        for layer in self.loss_layers:
+            if not layer.built and not needs_of(layer).labels and None not in sides:
+                layer(None, *sides)
 
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """Return the student's logits; the teacher isn't called."""
@@ -108,8 +120,8 @@ class Distiller(keras.Model):
         `metrics` see labels and student logits, on labelled and unmasked rows, each with weight 1.
 
         Raises:
-            ValueError: if `loss` is given, if a metric has the name of a term, or if a MirroredStrategy can't
-                run it.
+            ValueError: if `loss` is given, if a metric has the name of a term, or for a combination that Keras
+                gets wrong (see `combinations`).
         """
         if loss is not None:
             raise ValueError(
@@ -125,8 +137,12 @@ class Distiller(keras.Model):
             jit_compile=jit_compile,
             auto_scale_loss=auto_scale_loss,
         )
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            _refuse_what_mirroring_breaks(self)
+        refuse_what_keras_breaks(self)
+
+    @property
+    def resumed_variables(self) -> list[keras.Variable]:
+        """Weights and temperatures that callbacks may have changed: part of a run's state, not of `weights`."""
+        return [variable for term in self.terms for variable in variables_of(term)]
 
     def train_step(self, batch: Any) -> dict[str, Tensor]:
         """Predict, weigh, step, record."""
@@ -213,7 +229,9 @@ class Distiller(keras.Model):
         if y is None:
             y = ops.full(ops.shape(y_pred)[:-1], -1, dtype="int32")
         known = labelled(y)
-        weights = ops.cast(known, "float32")
+        # Of many labels a row, as many as logits, all must be known, as in the terms.
+        rows = ops.all(known, axis=-1) if len(known.shape) == len(y_pred.shape) else known
+        weights = ops.cast(rows, "float32")
         if sample_weight is not None and len(sample_weight.shape) == len(weights.shape) > 1:
             weights = weights * ops.cast(sample_weight, "float32")
         # Some metrics can't take a class -1, whatever its weight.
@@ -253,6 +271,11 @@ def share_of_replicas(count: Tensor) -> Tensor:
     return 1.0 if total is count else ops.divide_no_nan(count, total)
 
 
+def _symbolic_outputs(forward: Callable[[Any], Outputs]) -> Outputs | None:
+    """Shapes and dtypes of what `forward` gives, where it can tell them without a batch."""
+    return forward.symbolic_outputs() if hasattr(forward, "symbolic_outputs") else None
+
+
 def _policy_of(student: keras.Model) -> Any:
     """The student's dtype policy, or mixed_float16 if a layer computes so: then the loss has to be scaled."""
     in_float16 = any(layer.compute_dtype == "float16" for layer in student.layers)
@@ -273,21 +296,3 @@ def _refuse_name_clash(terms: Iterable[LossTerm], metrics: Iterable[Any]) -> Non
     for term in terms:
         if term.name in names:
             raise ValueError(f"metrics has {term.name!r}, which is also the name of a LossTerm. Rename one of them.")
-
-
-def _refuse_what_mirroring_breaks(model: keras.Model) -> None:
-    """Under several replicas these end in an error far away or in NaN (TensorFlow 2.21, Keras 3.15)."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    broken = {
-        "jit_compile=True": model.jit_compile,
-        "steps_per_execution above 1": model.steps_per_execution > 1,
-        "mixed_float16": model.dtype_policy.name == "mixed_float16",
-        "gradient_accumulation_steps": optimizer.gradient_accumulation_steps,
-        "ema_overwrite_frequency": optimizer.ema_overwrite_frequency,
-    }
-    for option, used in broken.items():
-        if used:
-            raise ValueError(
-                f"{option} doesn't work with {model.distribute_strategy.num_replicas_in_sync} replicas of a "
-                "tf.distribute strategy. Leave it out, or train on one device."
-            )

@@ -1,15 +1,22 @@
-"""Where a teacher's outputs come from: a model that runs, or logits that were computed before."""
+"""Where a teacher's outputs come from: a model that runs, or what was computed before and travels in the batch."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import keras
 
+from keras_transformer.distillation.fingerprints import model_fingerprint
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.taps import with_taps
 
 RECORDED_LOGITS = "teacher_logits"
 """The key of a batch's inputs under which a recorded teacher's logits travel."""
+RECORDED_MASK = "teacher_mask"
+"""The same for its mask, (B, T) bool; it may be absent."""
+RECORDED_TAP = "teacher_tap/"
+"""What stands before the name of a recorded tap."""
+LONE_INPUT = "inputs"
+"""The key of the inputs themselves, where they are one array without a name."""
 
 
 class Teacher(Protocol):
@@ -20,51 +27,88 @@ class Teacher(Protocol):
         ...
 
     def reader(self, tap_names: tuple[str, ...]) -> Callable[[Any], Outputs]:
-        """Return the function from a batch's inputs to the teacher's outputs, or raise ValueError."""
+        """Return the function from a batch's inputs to the teacher's outputs, or raise ValueError.
+
+        One that knows its shapes before the first batch has `symbolic_outputs()`, as `TappedModel` does.
+        """
         ...
 
 
 class LiveTeacher:
-    """A Keras model that runs on each batch with `training=False`; it needn't be frozen."""
+    """A Keras model that runs on each batch with `training=False`; it needn't be frozen.
+
+    Raises:
+        ValueError: if the model ends in a softmax.
+    """
 
     def __init__(self, model: keras.Model) -> None:
+        refuse_probabilities("teacher", model)
         self.model = model
+
+    def fingerprint(self) -> str:
+        """See `model_fingerprint`."""
+        return model_fingerprint(self.model)
 
     def student_inputs(self, inputs: Any) -> Any:
         """Teacher and student see the same inputs."""
         return inputs
 
     def reader(self, tap_names: tuple[str, ...]) -> Callable[[Any], Outputs]:
-        """One forward pass, taps included."""
-        forward = with_taps(self.model, tap_names)
-        return lambda inputs: forward(inputs, training=False)
+        """One forward pass with `training=False`, taps included."""
+        return with_taps(self.model, tap_names)
 
 
 class RecordedTeacher:
-    """A teacher whose logits were computed once and travel in the batch: x = {..., "teacher_logits": (B, C)}.
+    """A teacher whose outputs were computed once and travel in the batch: x = {..., "teacher_logits": (B, C)}.
 
     >>> x = {"token_ids": token_ids, "teacher_logits": teacher.predict(token_ids)}
     >>> Distiller(student, RecordedTeacher(), terms).fit(x, labels)
+
+    A tap travels as "teacher_tap/NAME", the mask as "teacher_mask". Inputs that are one array without a name stand
+    under "inputs", and the student gets them as that array. `cache_teacher` fills such batches from the disk.
+
+    Args:
+        taps: the names of the taps that each batch holds.
     """
 
+    def __init__(self, taps: Iterable[str] = ()) -> None:
+        self.taps = tuple(taps)
+
     def student_inputs(self, inputs: Any) -> Any:
-        """All inputs but the teacher's logits."""
+        """All inputs but what was recorded of the teacher."""
         if not isinstance(inputs, Mapping):
             return inputs
-        return {name: value for name, value in inputs.items() if name != RECORDED_LOGITS}
+        own = {name: value for name, value in inputs.items() if not is_recorded(name)}
+        return own[LONE_INPUT] if list(own) == [LONE_INPUT] else own
 
     def reader(self, tap_names: tuple[str, ...]) -> Callable[[Any], Outputs]:
-        """Read the logits out of the batch.
+        """Read logits, taps and mask out of the batch.
 
         Raises:
-            ValueError: if a term asks for taps; the function, if the batch has no teacher logits.
+            ValueError: if a term asks for a tap that isn't recorded; the function, if the batch lacks something.
         """
-        if tap_names:
+        if unknown := [name for name in tap_names if name not in self.taps]:
+            held = f"the taps {list(self.taps)}" if self.taps else "logits alone"
             raise ValueError(
-                f"RecordedTeacher holds logits alone and a term asks it for the taps {list(tap_names)}. "
-                "Give the teacher model itself, or leave that term out."
+                f"RecordedTeacher holds {held} and a term asks it for the taps {unknown}. Record them too "
+                "(cache_teacher(..., taps=[...])), give the teacher model itself, or leave that term out."
             )
-        return _recorded
+        return lambda inputs: _recorded(inputs, tap_names)
+
+
+def refuse_probabilities(side: str, model: keras.Model) -> None:
+    """Raise ValueError if `model` ends in a softmax; `side` is "teacher" or "student"."""
+    last = model.layers[-1] if model.layers else None
+    if isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax:
+        raise ValueError(
+            f"The {side} {model.name!r} ends in a softmax: losses take logits, since probabilities have "
+            "lost the small classes to rounding. Build it with activation=None in its last layer."
+        )
+
+
+def is_recorded(name: str) -> bool:
+    """Whether an entry of a batch's inputs is an output of the teacher."""
+    return name in (RECORDED_LOGITS, RECORDED_MASK) or name.startswith(RECORDED_TAP)
 
 
 def teacher_of(teacher: keras.Model | Teacher) -> Teacher:
@@ -83,12 +127,13 @@ def teacher_of(teacher: keras.Model | Teacher) -> Teacher:
     return teacher
 
 
-def _recorded(inputs: Any) -> Outputs:
+def _recorded(inputs: Any, tap_names: tuple[str, ...]) -> Outputs:
     there: Iterable[str] = inputs if isinstance(inputs, Mapping) else ()
-    if RECORDED_LOGITS not in there:
-        raise ValueError(
-            f"RecordedTeacher finds no {RECORDED_LOGITS!r} in the batch, which has "
-            f"{sorted(there) or 'no names'}. Pass x as a dict with {RECORDED_LOGITS!r}, for validation data "
-            "too."
-        )
-    return Outputs(inputs[RECORDED_LOGITS], {})
+    for name in (RECORDED_LOGITS, *(RECORDED_TAP + tap for tap in tap_names)):
+        if name not in there:
+            raise ValueError(
+                f"RecordedTeacher finds no {name!r} in the batch, which has {sorted(there) or 'no names'}. "
+                f"Pass x as a dict with {name!r}, for validation data too."
+            )
+    taps = {name: inputs[RECORDED_TAP + name] for name in tap_names}
+    return Outputs(inputs[RECORDED_LOGITS], taps, inputs.get(RECORDED_MASK))

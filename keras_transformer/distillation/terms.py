@@ -2,9 +2,11 @@
 
 A loss is `loss(labels, student: Outputs, teacher: Outputs) -> (B,) or (B, T) float32`: one value a row or a
 token, neither reduced nor weighted; the Distiller does both. Any function of that form will do, and so will a
-`keras.layers.Layer` when the loss owns weights: the Distiller steps them together with the student's.
+`keras.layers.Layer` when the loss owns weights: the Distiller steps them together with the student's. It makes
+them when it is made itself, by a call on symbolic tensors with `labels=None`, unless the layer's needs say labels.
 """
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -94,6 +96,16 @@ class LossTerm:
                 f"LossTerm {self.name!r}: loss={self.loss!r} can't be called. Pass a function of "
                 "(labels, student, teacher) itself, for example soft_targets(temperature=2.0)."
             )
+
+
+def variables_of(term: LossTerm) -> list[keras.Variable]:
+    """Return the Variables of `term` that nobody trains: its weight, and those that its loss function closes over.
+
+    `soft_targets(temperature)` closes over its temperature. What a Layer holds is among its own weights.
+    """
+    loss = term.loss
+    enclosed = inspect.getclosurevars(loss).nonlocals.values() if inspect.isfunction(loss) else ()
+    return [value for value in (term.weight, *enclosed) if isinstance(value, keras.Variable)]
 
 
 def checked_terms(terms: Iterable[LossTerm]) -> tuple[LossTerm, ...]:

@@ -54,7 +54,7 @@ def term_mean(
         weights = weights * ops.cast(mask, "float32")
     if sample_weight is not None:
         weights = weights * _aligned_weights(term, values, ops.cast(sample_weight, "float32"))
-    counted = ops.where(weights > 0, values, 0.0)  # 0 * inf would be NaN
+    counted = ops.where(weights != 0, values, 0.0)  # 0 * inf would be NaN
     count = ops.stop_gradient(ops.sum(weights))
     return TermMean(ops.divide_no_nan(ops.sum(weights * counted), count), count)
 

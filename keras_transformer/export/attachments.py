@@ -8,7 +8,8 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from keras_transformer.files import ModelFileError
 FORMAT = 1
 TOKENIZER, LABELS, SETTINGS = "tokenizer.json", "labels.json", "settings.json"
 FOLDER = "assets.extra"
+BESIDE = "beside"
+"""In this field the settings record tokenizer and labels, as they do the model's files in `parts`."""
+
 FLATBUFFER = "model.tflite"
 """Under this name the settings record the flatbuffer at the front of a `.tflite` file."""
 
@@ -95,7 +99,7 @@ def read_from_file(path: Path) -> Attachments:
             f"{path}: can't be read as a .tflite file of ours ({error}): cut short, changed, or made by another "
             f"tool. {RESTORE}"
         ) from error
-    attachments = _parse(texts, path)
+    attachments = _parse(texts, {name: f"{path} ({name} inside)" for name in texts})
     part = attachments.settings.parts.get(FLATBUFFER)
     if part is None or _front_sha256(path, part.bytes) != part.sha256:
         raise ModelFileError(f"{path}: its model isn't the one that was written: cut short or changed. {RESTORE}")
@@ -122,7 +126,7 @@ def read_from_folder(folder: Path) -> Attachments:
         if not path.is_file() or path.stat().st_size > MEMBER_BYTES:
             raise ModelFileError(f"{folder}: has no usable {FOLDER}/{name} beside its graph. {WRITE_AGAIN}")
         texts[name] = _decode(path.read_bytes(), path)
-    attachments = _parse(texts, folder)
+    attachments = _parse(texts, {name: str(folder / FOLDER / name) for name in texts})
     for name, part in attachments.settings.parts.items():
         place = folder / name
         if not place.is_file() or part_of_file(place) != part:
@@ -142,11 +146,15 @@ def part_of_file(path: Path) -> Part:
 
 
 def _texts(attachments: Attachments) -> dict[str, str]:
-    return {
-        TOKENIZER: attachments.tokenizer_json,
-        LABELS: json.dumps(attachments.labels, ensure_ascii=False),
-        SETTINGS: json.dumps(asdict(attachments.settings), indent=2),
-    }
+    texts = {TOKENIZER: attachments.tokenizer_json, LABELS: json.dumps(attachments.labels, ensure_ascii=False)}
+    beside = {name: asdict(_part_of_text(text)) for name, text in texts.items()}
+    settings = files.sealed({**asdict(attachments.settings), BESIDE: beside})
+    return {**texts, SETTINGS: json.dumps(settings, indent=2)}
+
+
+def _part_of_text(text: str) -> Part:
+    content = text.encode("utf-8")
+    return Part(hashlib.sha256(content).hexdigest(), len(content))
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> str:
@@ -166,14 +174,28 @@ def _decode(content: bytes, path: Path) -> str:
         raise ModelFileError(f"{path}: isn't UTF-8 text ({error}). {WRITE_AGAIN}") from error
 
 
-def _parse(texts: Mapping[str, str], path: Path) -> Attachments:
-    try:
+def _parse(texts: Mapping[str, str], places: Mapping[str, str]) -> Attachments:
+    """Attachments out of their texts; `places` says for an error where each text stands."""
+    with _refused(places[SETTINGS]):
+        content = json.loads(texts[SETTINGS])
+        settings = _parse_settings(content)
+        beside = {name: _parse_part(content[BESIDE][name]) for name in (TOKENIZER, LABELS)}
+        files.check_seal(content)
+    for name, part in beside.items():
+        if _part_of_text(texts[name]) != part:
+            raise ModelFileError(f"{places[name]}: was cut short or changed since it was written. {RESTORE}")
+    with _refused(places[LABELS]):
         labels = _parse_labels(json.loads(texts[LABELS]))
-        settings = _parse_settings(json.loads(texts[SETTINGS]))
+    return Attachments(texts[TOKENIZER], labels, settings)
+
+
+@contextmanager
+def _refused(place: str) -> Iterator[None]:
+    try:
+        yield
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise ModelFileError(f"{path}: its settings or labels aren't ours ({reason}). {WRITE_AGAIN}") from error
-    return Attachments(texts[TOKENIZER], labels, settings)
+        raise ModelFileError(f"{place}: isn't what we wrote ({reason}). {RESTORE}") from error
 
 
 def _parse_labels(content: Any) -> list[str]:
@@ -195,8 +217,12 @@ def _parse_settings(content: dict[str, Any]) -> Settings:
         vocab_size=content["vocab_size"],
         parameters=int(content["parameters"]),
         version=str(content["version"]),
-        parts={_plain(name): Part(str(part["sha256"]), int(part["bytes"])) for name, part in content["parts"].items()},
+        parts={_plain(name): _parse_part(part) for name, part in content["parts"].items()},
     )
+
+
+def _parse_part(record: dict[str, Any]) -> Part:
+    return Part(str(record["sha256"]), int(record["bytes"]))
 
 
 def _plain(name: str) -> str:

@@ -69,8 +69,6 @@ def _layer_in_float32(layer: keras.Operation) -> keras.Operation:
         return in_float32(layer)
     if not isinstance(layer, keras.layers.Layer):
         return layer  # an operation of the graph, such as ops.not_equal, has no precision of its own
-    if not isinstance(layer, keras.layers.Layer):  # an operation like `ops.not_equal`, which has no policy
-        return layer.__class__.from_config(layer.get_config())
     return layer.__class__.from_config({**layer.get_config(), "dtype": SINGLE})
 
 

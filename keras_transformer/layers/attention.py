@@ -8,9 +8,10 @@ from keras import ops
 
 from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers.masks import Tensor, with_head_axis
+from keras_transformer.layers.per_token import as_matrix, leading_lengths
 
-LARGEST_SCORE, MASKED_SCORE = 1e38, -3e38
-"""The bound of a score either way, and what a masked one becomes: below all others, finite, so that no row is NaN."""
+MASKED_SCORE, LARGEST_HALF_SCORE = -3e38, 1e30
+"""What a masked score becomes: below all others, finite, so that no row is NaN; and the bound of a float16 one."""
 
 
 class Attended(NamedTuple):
@@ -33,7 +34,7 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
 
     Returns:
         (B, H, T, S), dtype of `query`. Each row sums to 1, or to 0 where the mask allows no key. The weight of a
-        masked key is exactly 0, whatever its score; a score that overflowed counts as the largest finite one.
+        masked key is exactly 0, whatever its score, even NaN; a float16 score that overflowed counts as the largest.
 
     Raises:
         TypeError: if `mask` isn't boolean.
@@ -42,15 +43,14 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
     # Scaling the query touches T * d numbers, scaling the scores T * S.
     scaled = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
     scores = ops.cast(ops.matmul(scaled, ops.swapaxes(key, -1, -2)), "float32")  # (B, H, T, S)
-    bound: Tensor = LARGEST_SCORE
+    if keras.backend.standardize_dtype(query.dtype) == "float16":
+        # A product above 65504 is infinite there, and a row of infinities would be NaN.
+        scores = ops.clip(scores, -LARGEST_HALF_SCORE, LARGEST_HALF_SCORE)
     if mask is not None:
         mask = with_head_axis(mask, scores)
-        # min(score, bound) replaces a masked score like `where` does, and stays on the phone's fast path.
-        bound = ops.where(mask, LARGEST_SCORE, MASKED_SCORE)
-    # The maximum is for scores that overflowed: a row of -inf alone would be NaN.
-    bounded = ops.minimum(ops.maximum(scores, -LARGEST_SCORE), bound)
+        scores = ops.where(mask, scores, MASKED_SCORE)
     # A lone key gets weight 1; Keras warns of a softmax over one.
-    weights = ops.exp(bounded - bounded) if bounded.shape[-1] == 1 else ops.softmax(bounded)
+    weights = ops.exp(scores - scores) if scores.shape[-1] == 1 else ops.softmax(scores)
     if mask is not None:
         weights = weights * ops.cast(mask, "float32")  # a row with no key stays 0, not uniform
     return ops.cast(weights, query.dtype)
@@ -112,19 +112,21 @@ class MultiHeadAttention(keras.layers.Layer):
         training: bool = False,
     ) -> Attended:
         """Attend from each query position to the memory positions that the mask allows."""
-        q = self._split_heads(self.query_proj(query))  # (B, H, T, d)
-        k = self._split_heads(self.key_proj(memory))  # (B, H, S, d)
-        v = self._split_heads(self.value_proj(memory))  # (B, H, S, d)
+        tokens = as_matrix(query)  # (B * T, D)
+        remembered = tokens if memory is query else as_matrix(memory)  # (B * S, D)
+        q = self._split_heads(self.query_proj(tokens), query)  # (B, H, T, d)
+        k = self._split_heads(self.key_proj(remembered), memory)  # (B, H, S, d)
+        v = self._split_heads(self.value_proj(remembered), memory)  # (B, H, S, d)
         weights = attention_weights(q, k, attention_mask)  # (B, H, T, S)
         dropped = self.weight_dropout(weights, training=training)
         context = ops.swapaxes(ops.matmul(dropped, v), 1, 2)  # (B, T, H, d)
-        context = ops.reshape(context, (*ops.shape(query)[:2], self.joined_dim))  # (B, T, H d)
-        return Attended(self.output_proj(context), weights, q, k, v)
+        mixed = self.output_proj(ops.reshape(context, (-1, self.joined_dim)))  # (B * T, D)
+        return Attended(ops.reshape(mixed, (*leading_lengths(query), self.model_dim)), weights, q, k, v)
 
-    def _split_heads(self, x: Tensor) -> Tensor:
-        batch, length = ops.shape(x)[:2]
-        heads = ops.reshape(x, (batch, length, self.num_heads, self.head_dim))
-        return ops.swapaxes(heads, 1, 2)  # (B, H, T, d)
+    def _split_heads(self, matrix: Tensor, x: Tensor) -> Tensor:
+        """(B * T, H d), made of `x` (B, T, any width) -> (B, H, T, d)."""
+        heads = ops.reshape(matrix, (*leading_lengths(x), self.num_heads, self.head_dim))
+        return ops.swapaxes(heads, 1, 2)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

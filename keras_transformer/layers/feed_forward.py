@@ -3,9 +3,11 @@
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.per_token import as_matrix, leading_lengths
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -44,8 +46,8 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
         """(B, T, any width) -> (B, T, D)."""
-        inner = self.inner_dropout(self.inner(x), training=training)  # (B, T, F)
-        return self.outer(inner)  # (B, T, D)
+        inner = self.inner_dropout(self.inner(as_matrix(x)), training=training)  # (B * T, F)
+        return ops.reshape(self.outer(inner), (*leading_lengths(x), self.model_dim))  # (B, T, D)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

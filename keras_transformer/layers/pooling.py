@@ -19,9 +19,10 @@ class MeanPooling(keras.layers.Layer):
     def call(self, hidden: Tensor, *, real: Tensor) -> Tensor:
         """`hidden` (B, T, D) and boolean `real` (B, T), True at real tokens -> (B, D)."""
         require_boolean("real", real)
-        weight = ops.expand_dims(ops.cast(real, "float32"), -1)  # (B, T, 1)
-        total = ops.sum(ops.cast(hidden, "float32") * weight, axis=1)  # (B, D)
-        count = ops.maximum(ops.sum(weight, axis=1), 1.0)  # (B, 1)
+        real = ops.expand_dims(real, -1)  # (B, T, 1)
+        # A product with 0 would let infinity through.
+        total = ops.sum(ops.where(real, ops.cast(hidden, "float32"), 0.0), axis=1)  # (B, D)
+        count = ops.maximum(ops.sum(ops.cast(real, "float32"), axis=1), 1.0)  # (B, 1)
         return ops.cast(total / count, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:

@@ -84,9 +84,9 @@ class TextClassifier(keras.Model):
         taps["embeddings"] = x
         x = keras.layers.Dropout(dropout, name="embeddings_dropout", dtype=policy)(x)
 
-        form: dict[str, Any] = {"norm_first": norm_first, "head_dim": head_dim, "dtype": policy}
+        options: dict[str, Any] = {"norm_first": norm_first, "head_dim": head_dim, "dtype": policy}
         for index in range(num_layers):
-            layer = EncoderLayer(model_dim, num_heads, inner_dim, dropout, name=f"encoder_{index}", **form)
+            layer = EncoderLayer(model_dim, num_heads, inner_dim, dropout, name=f"encoder_{index}", **options)
             encoded = layer(x, attention_mask=real)
             taps |= {f"encoder/{index}/{part}": tensor for part, tensor in encoded._asdict().items()}
             x = encoded.hidden

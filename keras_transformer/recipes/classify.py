@@ -1,7 +1,6 @@
 """Train a classifier on a user's own file, and distil a small one from it: data in, run folder out."""
 
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from keras_transformer.models import TextClassifier
 from keras_transformer.recipes import plan, start
 from keras_transformer.recipes.fitting import Run, Schedule, Soft, fit_on_labels, fit_on_teacher, record_logits
 from keras_transformer.recipes.student import StudentPlan, cut_student
+from keras_transformer.recipes.unfinished import Unfinished
 from keras_transformer.training import cost
 from keras_transformer.training.metrics import classification_scores
 from keras_transformer.training.precision import fastest_policy
@@ -32,11 +32,14 @@ WIDE = 256  # a token table of this width and more is factorised
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """The options of `keras-transformer train classify`; None = the default that follows the data."""
+    """The options of `keras-transformer train classify`; None = the default that follows the data.
+
+    `init` None = "none": from nothing.
+    """
 
     data: Path
     out: Path
-    init: str = "none"
+    init: str | None = None
     size: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -51,11 +54,15 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings(TrainSettings):
-    """The options of `keras-transformer distill`. `init` "teacher" cuts the student out of the teacher."""
+    """The options of `keras-transformer distill`.
+
+    `init` "teacher" cuts the student out of the teacher, "none" starts from nothing; None = "teacher" without a size,
+    "none" with one.
+    """
 
     teacher: Path
     unlabelled: Path | None = None
-    init: str = "teacher"
+    init: str | None = None
 
 
 def train(settings: TrainSettings) -> dict[str, Any]:
@@ -67,18 +74,17 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     Raises:
         UserError: for a mistake in the file or the settings.
     """
-    tell = _teller(settings)
-    bundle.refuse_foreign_folder(settings.out)
+    tell, unfinished = _teller(settings), _begin(settings)
     table = read_table(settings.data, settings.text_column, settings.label_column)
     names = class_names(table.labels or [])
     parts = plan.split(table)
     keras.utils.set_random_seed(settings.seed)
-    origin = start.choose(settings.init, settings.size, parts.training.texts, tell)
-    max_length = _max_length(settings, origin.tokenizer, parts.training.texts, origin.max_length)
+    origin = start.choose(settings.init or "none", settings.size, parts.training.texts, tell)
+    max_length = _max_length(settings, origin.tokenizer, parts.training.texts, origin.max_length, "the model takes")
     model = origin.build(len(names), fastest_policy())
     for layer in origin.effort.frozen:
         model.get_layer(layer).trainable = False
-    job = _Job(settings, origin.tokenizer, names, max_length, tell)
+    job = _Job(settings, origin.tokenizer, names, max_length, tell, unfinished)
     ids = origin.tokenizer.encode(parts.training.texts, max_length)
     schedule, kept = job.afford(model, ids, origin.effort)
     batches = Batches(
@@ -100,21 +106,22 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     Raises:
         UserError: for a mistake in the files or the settings.
     """
-    tell = _teller(settings)
-    bundle.refuse_foreign_folder(settings.out)
+    _check_student_start(settings)
     teacher = bundle.load(settings.teacher, task=TASK)
+    tell, unfinished = _teller(settings), _begin(settings)
     table = read_table(settings.data, settings.text_column, settings.label_column)
     parts = plan.split(table)
     labels = label_ids(parts.training.labels or [], teacher.labels)
     more = read_table(settings.unlabelled, settings.text_column, None).texts if settings.unlabelled else []
-    max_length = _max_length(settings, teacher.tokenizer, parts.training.texts, teacher.manifest.max_length)
-    job = _Job(settings, teacher.tokenizer, teacher.labels, max_length, tell)
+    most, because = teacher.manifest.max_length, "the teacher was trained on texts of"
+    max_length = _max_length(settings, teacher.tokenizer, parts.training.texts, most, because)
+    job = _Job(settings, teacher.tokenizer, teacher.labels, max_length, tell, unfinished)
     ids = teacher.tokenizer.encode([*parts.training.texts, *more], max_length)
     keras.utils.set_random_seed(settings.seed)
     student = _student(settings, teacher, ids, max_length)
     if student.count_params() >= teacher.model.count_params():
         tell(f"Note: the student has {student.count_params():,} weights, the teacher {teacher.model.count_params():,}.")
-    effort = plan.CUT_STUDENT if settings.init == "teacher" and settings.size is None else plan.FROM_NOTHING
+    effort = plan.CUT_STUDENT if _is_cut(settings) else plan.FROM_NOTHING
     schedule, kept = job.afford(student, ids, effort)
     running = start.with_policy(teacher.model, fastest_policy())
     tell(f"Asking the teacher about {len(kept)} texts: about {job.asking(running, [ids[row] for row in kept])}")
@@ -150,17 +157,25 @@ class _Job:
     """What `train` and `distill` share: the settings, and the steps that don't depend on where targets come from."""
 
     def __init__(
-        self, settings: TrainSettings, tokenizer: WordPiece, names: Sequence[str], max_length: int, tell: start.Tell
+        self,
+        settings: TrainSettings,
+        tokenizer: WordPiece,
+        names: Sequence[str],
+        max_length: int,
+        tell: start.Tell,
+        unfinished: Unfinished,
     ) -> None:
         self.settings, self.tokenizer, self.names = settings, tokenizer, list(names)
-        self.max_length, self.tell = max_length, tell
+        self.max_length, self.tell, self.unfinished = max_length, tell, unfinished
         self.speed = cost.operations_per_second(fastest_policy())
-        self.state = settings.out.with_name(f"{settings.out.name}.partial")
 
     def afford(
         self, model: TextClassifier, ids: Sequence[Sequence[int]], effort: plan.Effort
     ) -> tuple[Schedule, np.ndarray]:
-        """The schedule, and the rows that fit into the minutes allowed; says what it will cost."""
+        """The schedule, and the rows that fit into the minutes allowed; says what it will cost.
+
+        A run that goes on does what it decided when it began, whatever the machine's speed is now.
+        """
         given = self.settings
         schedule = plan.schedule(
             effort,
@@ -170,11 +185,20 @@ class _Job:
             batch_size=given.batch_size,
             learning_rate=given.learning_rate,
         )
-        fits = plan.affordable(model, [len(row) for row in ids], schedule.epochs, given.minutes, self.speed)
+        lengths = [len(row) for row in ids]
+        decided = self.unfinished.recall()
+        if decided is None:
+            fits = plan.affordable(model, lengths, schedule.epochs, given.minutes, self.speed)
+        else:
+            share = decided["rows"] / len(ids)
+            seconds = share * cost.training_seconds(model, lengths, decided["epochs"], self.speed)
+            fits = plan.Affordable(decided["epochs"], decided["rows"], seconds)
+        self.unfinished.remember({"epochs": fits.epochs, "rows": fits.rows})
         kept = np.sort(np.random.default_rng(given.seed).permutation(len(ids))[: fits.rows])
         self.tell(
             f"{len(kept)} of {len(ids)} texts, up to {self.max_length} word pieces, {fits.epochs} epochs, "
             f"{model.count_params():,} weights: about {plan.duration(fits.seconds)}"
+            + ("" if decided is None else " as a whole, going on where it was killed")
         )
         return replace(schedule, epochs=fits.epochs), kept
 
@@ -184,7 +208,7 @@ class _Job:
 
     def run(self) -> Run:
         """How to fit: seed, noise, and where a killed run left its state."""
-        return Run(self.settings.seed, self.settings.quiet, self.state, _fingerprint(self.settings))
+        return Run(self.settings.seed, self.settings.quiet, self.unfinished.folder, self.unfinished.fingerprint)
 
     def score(self, model: TextClassifier, table: Table) -> Any:
         """Scores of a model on labelled rows."""
@@ -208,7 +232,7 @@ class _Job:
             report=result,
             examples=parts.held_out.texts,
         )
-        shutil.rmtree(self.state, ignore_errors=True)
+        self.unfinished.discard()
         return result
 
 
@@ -223,37 +247,66 @@ def command(settings: TrainSettings) -> str:
     return shlex.join(words)
 
 
-def _fingerprint(settings: TrainSettings) -> dict[str, Any]:
-    """What must be the same for a killed run to go on: the settings, and the bytes of what they name."""
+def _begin(settings: TrainSettings) -> Unfinished:
+    """Refuse places that hold other things; return where the state of this run is kept.
+
+    What must be the same for a killed run to go on: the settings, and the bytes of what they name.
+    """
+    bundle.refuse_foreign_folder(settings.out)
     own = {name: str(value) for name, value in asdict(settings).items() if name not in ("out", "quiet")}
-    own["data_sha256"] = sha256(settings.data)
+    own["data_sha256"] = _content(settings.data)
+    own["init_sha256"] = _content(settings.init)
     if isinstance(settings, DistillSettings):
-        own["teacher_sha256"] = sha256(settings.teacher / bundle.MANIFEST)
-        own["unlabelled_sha256"] = sha256(settings.unlabelled) if settings.unlabelled else ""
-    return own
+        own["teacher_sha256"] = _content(settings.teacher)
+        own["unlabelled_sha256"] = _content(settings.unlabelled)
+    unfinished = Unfinished(settings.out, own)
+    unfinished.refuse_foreign_folder()
+    return unfinished
 
 
-def _max_length(settings: TrainSettings, tokenizer: WordPiece, texts: Sequence[str], most: int) -> int:
+def _content(place: Path | str | None) -> str:
+    """The sha256 of a file, or of each file in a folder; "" for what is neither, such as --init none."""
+    path = Path(place or "")
+    if place is None or not path.exists():
+        return ""
+    if path.is_file():
+        return sha256(path)
+    return " ".join(f"{file.name}:{sha256(file)}" for file in sorted(path.iterdir()) if file.is_file())
+
+
+def _max_length(settings: TrainSettings, tokenizer: WordPiece, texts: Sequence[str], most: int, because: str) -> int:
     if settings.max_length is None:
         return plan.covering_length(tokenizer.encode(texts, most), most)
     if settings.max_length > most:
-        raise UserError(f"--max-length {settings.max_length}: the model has {most} positions. Use {most} or less.")
+        raise UserError(f"--max-length {settings.max_length}: {because} up to {most} word pieces. Use {most} or less.")
     return settings.max_length
+
+
+def _is_cut(settings: DistillSettings) -> bool:
+    """True if the student is cut out of its teacher, and doesn't start from nothing."""
+    return settings.size is None and settings.init != "none"
+
+
+def _check_student_start(settings: DistillSettings) -> None:
+    if settings.init not in (None, "teacher", "none"):
+        raise UserError(
+            f"--init {settings.init}: a student is cut out of its teacher, or starts from nothing. "
+            "Leave --init out, or use --init none with --size tiny, small or base."
+        )
+    if settings.init == "teacher" and settings.size is not None:
+        raise UserError(
+            f"--size {settings.size}: a student cut out of its teacher has half of its layers, narrower. "
+            "Leave --size out, or use --init none."
+        )
 
 
 def _student(
     settings: DistillSettings, teacher: bundle.Bundle, ids: Sequence[Sequence[int]], max_length: int
 ) -> TextClassifier:
-    """The student to train: cut out of the teacher, or of the size or start that the settings name."""
+    """The student to train: cut out of the teacher, or from nothing of the size that the settings name, or tiny."""
     big, policy = teacher.model, fastest_policy()
-    if settings.size is not None or settings.init == "none":
-        fresh = start.fresh(settings.size or "tiny", teacher.tokenizer)
-        return fresh.build(len(teacher.labels), policy)
-    if settings.init != "teacher":
-        raise UserError(
-            f"--init {settings.init}: a student is cut out of its teacher, or starts from nothing. "
-            "Leave --init out, or use --init none with --size tiny, small or base."
-        )
+    if not _is_cut(settings):
+        return start.fresh(settings.size or "tiny", teacher.tokenizer).build(len(teacher.labels), policy)
     tokenizer = teacher.tokenizer
     return cut_student(
         big,

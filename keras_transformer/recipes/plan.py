@@ -1,6 +1,7 @@
 """Defaults that follow the data: the longest text, the number of epochs, what fits into the minutes allowed."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,16 +47,28 @@ class Split:
 def split(table: Table) -> Split:
     """Keep a tenth of the rows, 2,000 at most, for measuring; always the same ones for the same table.
 
+    Of each class at least one row is left to train on, so a class of one row is never measured.
+
     Raises:
         UserError: if there are too few rows to keep one back.
     """
-    held_out = min(MOST_HELD_OUT, round(HELD_OUT_SHARE * len(table))) or 1
+    wanted = min(MOST_HELD_OUT, round(HELD_OUT_SHARE * len(table))) or 1
     if len(table) < 4 or table.labels is None:
         raise UserError(
             f"the data has {len(table)} labelled rows: some train and some measure, so it takes at least 4. Add rows."
         )
-    order = np.random.default_rng(len(table)).permutation(len(table))
-    return Split(*(_rows(table, np.sort(rows)) for rows in (order[held_out:], order[:held_out])))
+    left: Counter[str] = Counter(table.labels)
+    held_out: list[int] = []
+    for row in np.random.default_rng(len(table)).permutation(len(table)):
+        if len(held_out) < wanted and left[table.labels[row]] > 1:
+            left[table.labels[row]] -= 1
+            held_out.append(int(row))
+    if not held_out:
+        raise UserError(
+            f"each of the {len(table)} classes has one row: one that trains and one that measures take two. Add rows."
+        )
+    training = np.setdiff1d(np.arange(len(table)), held_out)
+    return Split(_rows(table, training), _rows(table, np.sort(held_out)))
 
 
 def covering_length(token_ids: Sequence[Sequence[int]], most: int) -> int:

@@ -71,7 +71,7 @@ def demo(folder: Path | str, seed: int = 0, quick: bool = False, *, quiet: bool 
 
     Args:
         folder: gets report.json, report.md, report.png, a bundle a model, two `.tflite` files and `sentiment/1/`.
-        seed: of weights, order and dropout; the split of the data doesn't follow it.
+        seed: of new weights and of the order of the texts; the split of the data doesn't follow it.
         quick: a few hundred texts, to see that everything works; its scores mean nothing.
         quiet: show no progress.
 
@@ -92,7 +92,8 @@ def demo(folder: Path | str, seed: int = 0, quick: bool = False, *, quiet: bool 
     encoded = _encode(data, tokenizer)
 
     trained = _train_all(minilm, tokenizer, encoded, run, tell)
-    forms = _write_forms(trained, tokenizer, data, place, seed, tell)
+    command = _command(place, seed, quick)
+    forms = _write_forms(trained, tokenizer, data, place, command, tell)
     exports = [exported for form, exported in forms if exported is not None]
     tell("Measuring: scores on the test set, latency of one text at a time in one thread")
     rows = _measure(
@@ -104,7 +105,7 @@ def demo(folder: Path | str, seed: int = 0, quick: bool = False, *, quiet: bool 
         data={name: len(part) for name, part in data._asdict().items()},
         models=rows,
         parity=[_parity_row(exported) for exported in exports],
-        command=_command(place, seed, quick),
+        command=command,
         machine=benchmark.machine(),
     )
     report.write(made, place)
@@ -179,7 +180,7 @@ def _cut(
 
 
 def _write_forms(
-    models: dict[str, TextClassifier], tokenizer: WordPiece, data: Snippets, place: Path, seed: int, tell: Tell
+    models: dict[str, TextClassifier], tokenizer: WordPiece, data: Snippets, place: Path, command: str, tell: Tell
 ) -> list[tuple[Form, ExportReport | None]]:
     """Write every model as a run folder, and the distilled student for phones and servers, each file proved."""
     forms: list[tuple[Form, ExportReport | None]] = []
@@ -191,8 +192,8 @@ def _write_forms(
             labels=CLASS_NAMES,
             task=TASK,
             max_length=MAX_LENGTH,
-            metrics={},
-            command=f"keras-transformer demo --seed {seed}",
+            metrics={},  # measured once all forms are written, side by side: report.json has them
+            command=command,
             examples=data.train.texts,
         )
         forms.append((Form(name, "keras", place / name), None))

@@ -303,6 +303,8 @@ def _variables(model: keras.Model) -> dict[str, keras.Variable]:
         "model": model.variables,  # with batch statistics and the seeds of dropout
         "optimizer": model.optimizer.variables,
         "metrics": model.metrics_variables,
+        # What a model offers beside them: a Distiller's scheduled weights and temperatures.
+        "resumed": getattr(model, "resumed_variables", []),
     }
     return {f"{name}/{index:05d}": value for name, group in groups.items() for index, value in enumerate(group)}
 

@@ -1,5 +1,6 @@
 """A progress line for `fit` on standard error: step, loss, metrics, time left."""
 
+import weakref
 from typing import Any
 
 import keras
@@ -12,22 +13,24 @@ LINE_EVERY_SHARE = 0.25  # of the steps, where standard error is no terminal and
 class ProgressBar(keras.callbacks.Callback):
     """Shows one bar over all steps of a `fit`; in a log file four plain lines instead.
 
+    `done` counts the batches; `resumable_fit` sets it to those of an earlier, killed run.
+
     Args:
         title: what is trained.
         steps: batches in all epochs together.
-        first_step: batches that an earlier, killed run has done.
     """
 
-    def __init__(self, title: str, steps: int, first_step: int = 0) -> None:
+    def __init__(self, title: str, steps: int) -> None:
         super().__init__()
-        self.title, self.steps, self.done = title, steps, first_step
+        self.title, self.steps, self.done = title, steps, 0
         self._console = Console(stderr=True)
-        self._next_line = first_step + self._line_every()
+        self._next_line = 0
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Show the bar."""
+        self._next_line = self.done + self._line_every()
         if not self._console.is_terminal:
             self._tell(f"{self.title}: {self.steps - self.done} steps")
             return
@@ -41,6 +44,9 @@ class ProgressBar(keras.callbacks.Callback):
         )
         self._task = self._progress.add_task(self.title, total=self.steps, completed=self.done, scores="")
         self._progress.start()
+        # Keras calls no callback when `fit` ends in an error. The bar then stops with this object or with the program,
+        # or the terminal would be left without its cursor.
+        weakref.finalize(self, self._progress.stop)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Move the bar."""

@@ -1,6 +1,7 @@
 """Each command passes on what was typed and prints one result; recipes are replaced, models are tiny."""
 
 import json
+import re
 import sys
 import types
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from keras_transformer import serving
 from keras_transformer.checks import UserError
 from keras_transformer.cli import app
 from keras_transformer.report import ModelRow, ParityRow, Report
@@ -116,7 +118,7 @@ def test_distill_passes_on_the_teacher_and_the_unlabelled_texts(recipe, reviews,
     assert recipe.settings["teacher"] == tmp_path / "teacher"
     assert recipe.settings["unlabelled"] == reviews
     assert recipe.settings["out"] == Path("runs/student")
-    assert recipe.settings["init"] == "teacher"
+    assert recipe.settings["init"] is None
 
 
 def test_progress_goes_to_standard_error_and_quiet_silences_it(recipe, reviews):
@@ -237,16 +239,43 @@ def test_no_line_in_is_no_line_out(small_tflite):
 
 
 @pytest.mark.parametrize("blank", ["", "   ", "\t"])
-def test_a_text_of_spaces_is_named_by_its_line(small_tflite, blank):
-    with pytest.raises(UserError, match=r"line 2 is '.*': there is nothing to read in it\. Give at least a word"):
-        run("predict", small_tflite, stdin=f"fine\n{blank}\ndull\n")
-    with pytest.raises(UserError, match="text 1 is "):
-        run("predict", small_tflite, blank)
+def test_a_text_of_spaces_is_named_by_its_line_and_the_other_lines_stay_beside_their_answers(small_tflite, blank):
+    result = CliRunner().invoke(app, ["predict", str(small_tflite)], input=f"fine\n{blank}\ndull\n{blank}\n")
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception) == (
+        f"line 2 is {blank!r}: there is nothing to read in it. Give at least a word. "
+        "Without an answer: 2 of 4 lines, each an empty line in the output."
+    )
+    fine, dull = run("predict", small_tflite, "fine", "dull").stdout.splitlines()
+    assert result.stdout == f"{fine}\n\n{dull}\n\n"
 
 
-def test_a_line_that_is_not_utf_8_is_shown(small_tflite):
-    with pytest.raises(UserError, match=r"the line b'caf\\xe9' isn't UTF-8 .* Convert the input to UTF-8"):
-        run("predict", small_tflite, stdin=b"fine\ncaf\xe9\n")
+@pytest.mark.parametrize("arguments", [["fine", " "], ["fine", "--json", " "]])
+def test_a_text_of_spaces_on_the_command_line_is_refused_before_any_answer(small_tflite, arguments):
+    result = CliRunner().invoke(app, ["predict", str(small_tflite), *arguments])
+    assert str(result.exception) == "text 2 is ' ': there is nothing to read in it. Give at least a word."
+    assert result.stdout == ""
+
+
+def test_json_is_printed_whole_or_not_at_all(small_tflite):
+    result = CliRunner().invoke(app, ["predict", str(small_tflite), "--json"], input="fine\n\n")
+    assert str(result.exception).startswith("line 2 is '': there is nothing to read in it.")
+    assert result.stdout == ""
+
+
+def test_a_line_that_is_not_utf_8_is_shown_and_the_others_are_answered(small_tflite):
+    result = CliRunner().invoke(app, ["predict", str(small_tflite)], input=b"caf\xe9\nfine\n")
+    assert re.match(r"line 1: the line b'caf\\xe9' isn't UTF-8 .* Convert the input to UTF-8\.", str(result.exception))
+    assert result.stdout == "\n" + run("predict", small_tflite, "fine").stdout
+
+
+def test_a_label_with_a_tab_or_a_line_end_stays_one_field_of_one_line(small_tflite, monkeypatch):
+    real = serving.load(small_tflite)
+    real.labels = ["a\tb\nc\rd"] * 3
+    monkeypatch.setattr(serving, "load", lambda path: real)
+    label, score = run("predict", small_tflite, "fine").stdout.removesuffix("\n").split("\t")
+    assert label == r"a\tb\nc\rd"
+    assert float(score) > 0
 
 
 def test_predict_as_json_has_the_score_of_every_label(small_tflite):
@@ -270,7 +299,16 @@ def test_export_writes_a_file_that_answers_like_the_run_folder(small_bundle, tmp
 def test_export_takes_its_examples_from_a_file(small_bundle, reviews, tmp_path):
     result = run("export", small_bundle, "--format", "saved_model", "--out", tmp_path / "served", "--data", reviews)
     assert (tmp_path / "served" / "1" / "saved_model.pb").is_file()
-    assert "same answer 100.00% of 4 texts" in result.stdout
+    assert result.stdout.endswith("same answer 100.00% of 4 texts\n")
+
+
+def test_an_int8_file_that_few_texts_were_tried_on_says_so(small_bundle, reviews, tmp_path):
+    out = tmp_path / "small.tflite"
+    few = run("export", small_bundle, "--format", "tflite", "--out", out, "--data", reviews).stdout
+    assert few.endswith("% of 4 texts (few texts prove little: give 50 or more with --data)\n")
+    reviews.write_text("text\n" + "a fine film\n" * 50)
+    many = run("export", small_bundle, "--format", "tflite", "--out", out, "--data", reviews).stdout
+    assert many.endswith("same answer 100.00% of 50 texts\n")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Which error is whose, where it needs no process of its own to see."""
 
+import errno
+
 import tensorflow as tf
 
 from keras_transformer.checks import UserError, positive_integer
@@ -26,6 +28,12 @@ def test_a_full_disk_that_tensorflow_notices_is_the_users_to_mend():
         "the disk is full, nothing was written (data-00000-of-00001; No space left on device). "
         "Free some room or give another place."
     )
+
+
+def test_a_full_disk_is_known_by_the_errors_number_not_by_words_in_its_text():
+    assert failures.is_full_disk(OSError(errno.ENOSPC, "kein Platz", "model.tflite"))
+    assert not failures.is_full_disk(OSError(errno.EIO, "No space left on device?"))
+    assert not failures.is_full_disk(ValueError("the text 'No space left on device' has no label"))
 
 
 def test_another_error_of_tensorflow_is_a_fault_of_ours():

@@ -218,6 +218,58 @@ def test_a_reader_that_leaves_early_causes_no_traceback(small_tflite):
         assert process.stderr.read() == ""
 
 
+def shell(line: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Run a line of sh in which "$@" is the program with its arguments."""
+    command = ["sh", "-c", line, "sh", *PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_closed_standard_input_with_nothing_to_predict_is_the_users_mistake(small_tflite):
+    done = shell('"$@" <&-', "predict", small_tflite)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "keras-transformer: standard input is closed, and no TEXT was given. Give a text, or pipe lines into the "
+        "command.\n"
+    )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_that_is_not_needed_does_no_harm(small_tflite, small_bundle, closed):
+    for model in (small_tflite, small_bundle) if closed == "<&- >&- 2>&-" else (small_tflite,):
+        done = shell(f'"$@" {closed}', "predict", model, "a fine film")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.count("\n") == (0 if ">&- " in f"{closed} ".replace("2>&-", "") else 1)
+
+
+def test_with_a_closed_standard_error_a_mistake_still_ends_with_code_2(small_tflite):
+    assert shell('"$@" 2>&-', "predict", "nowhere", "fine").returncode == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize(
+    "arguments", [["predict", "MODEL", "fine"], ["predict", "MODEL", "fine", "--json"], ["--help"]]
+)
+def test_a_full_standard_output_is_named_as_such(small_tflite, arguments):
+    done = shell('"$@" > /dev/full', *[small_tflite if word == "MODEL" else word for word in arguments])
+    assert done.returncode == 2
+    assert done.stderr == (
+        "keras-transformer: standard output can't be written (No space left on device), so answers are missing. Free "
+        "some room where it leads, or send it to another place.\n"
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs Linux's /proc, in which no file can be made")
+@pytest.mark.parametrize(("form", "out"), [("tflite", "/proc/x.tflite"), ("saved_model", "/proc/served")])
+def test_a_place_that_takes_no_files_ends_in_one_line_and_code_2(small_bundle, form, out):
+    done = run("export", small_bundle, "--format", form, "--out", out)
+    place = out if form == "tflite" else f"{out}/1"
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"keras-transformer: {place}: can't be written (No such file or directory). "
+        "Give a place that you may write to.\n"
+    )
+
+
 def test_what_tensorflow_prints_by_itself_does_not_reach_standard_error():
     code = (
         "import os, sys, time; from keras_transformer.cli import output; output.silence_libraries(); "

@@ -350,3 +350,17 @@ def test_the_teachers_mask_serves_a_student_that_has_none(tagger):
     short = distiller.evaluate(ids, labels, return_dict=True, verbose=0)
     padded = [np.pad(array, ((0, 0), (0, 30))) for array in (ids, labels)]
     assert distiller.evaluate(*padded, return_dict=True, verbose=0) == pytest.approx(short, rel=1e-6)
+
+
+@pytest.mark.parametrize("known", [5, 3])
+def test_metrics_take_one_label_a_class_and_leave_unlabelled_rows_out(classifier, rows, known):
+    x, _ = rows
+    student, teacher = classifier(name="student"), classifier(name="teacher")
+    classes = student.output.shape[-1]
+    labels = np.eye(classes, dtype="float32")[np.arange(len(x)) % classes]
+    labels[known:] = np.nan
+    distiller = Distiller(student, teacher, [LossTerm("soft_targets", 1.0, soft_targets(2.0))])
+    distiller.compile("sgd", metrics=["categorical_accuracy"])
+    got = distiller.evaluate(x, labels, return_dict=True, verbose=0)["categorical_accuracy"]
+    right = student.predict(x, verbose=0).argmax(axis=1) == np.arange(len(x)) % classes
+    assert got == pytest.approx(right[:known].mean())

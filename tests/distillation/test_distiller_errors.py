@@ -1,10 +1,14 @@
 """What a user can get wrong is told before the first step, with both sides and the fix."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_transformer.distillation import Distiller, LossTerm, RecordedTeacher, needing, soft_targets, true_labels
+from keras_transformer.distillation.combinations import refuse_what_keras_breaks
 
 SOFT = LossTerm("soft_targets", 1.0, soft_targets(2.0))
 
@@ -76,3 +80,21 @@ def test_probabilities_are_refused_on_either_side(classifier):
 def test_a_distiller_is_not_serialised(classifier, tmp_path):
     with pytest.raises(ValueError, match=r"would drag the teacher along. Use distiller.save\(path\)"):
         Distiller(classifier(), classifier(), [SOFT]).get_config()
+
+
+def test_keras_distribution_is_refused_where_it_does_nothing(classifier):
+    mesh = keras.distribution.DeviceMesh((1,), ["batch"], ["cpu:0"])
+    distiller = Distiller(classifier(), classifier(), [SOFT])
+    keras.distribution.set_distribution(keras.distribution.DataParallel(device_mesh=mesh))
+    try:
+        with pytest.raises(ValueError, match=r"set to DataParallel, which does nothing.*set_distribution\(None\)"):
+            distiller.compile("sgd")
+    finally:
+        keras.distribution.set_distribution(None)
+    distiller.compile("sgd")
+
+
+def test_several_workers_are_refused():
+    strategy = object.__new__(tf.distribute.MultiWorkerMirroredStrategy)  # a real one would have to wait for workers
+    with pytest.raises(ValueError, match=r"MultiWorkerMirroredStrategy doesn't work.*Use tf.distribute.MirroredStr"):
+        refuse_what_keras_breaks(SimpleNamespace(distribute_strategy=strategy))

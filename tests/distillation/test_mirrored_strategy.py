@@ -17,14 +17,13 @@ import keras
 from keras_transformer.distillation import Distiller, LossTerm, Needs, soft_targets, true_labels
 
 class Projected(keras.layers.Layer):
-    def __init__(self):
+    def __init__(self, tap="hidden"):
         super().__init__()
-        self.needs = Needs(("hidden",), ("hidden",))
+        self.needs, self.tap = Needs((tap,), (tap,)), tap
         self.projection = keras.layers.Dense(11, use_bias=False, kernel_initializer="ones")
-        self.projection.build((None, 5))
 
     def call(self, labels, student, teacher):
-        difference = self.projection(student.taps["hidden"]) - teacher.taps["hidden"]
+        difference = self.projection(student.taps[self.tap]) - teacher.taps[self.tap]
         return keras.ops.mean(keras.ops.square(difference), axis=-1)
 
 def model(units, seed):
@@ -43,13 +42,35 @@ def distiller(**options):
     made.compile(**{"optimizer": keras.optimizers.SGD(0.3), "metrics": ["accuracy"], **options})
     return made
 
+def tagger(units, seed):
+    start = lambda: keras.initializers.GlorotUniform(seed)
+    inner, token_ids = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(13, 3, mask_zero=True, embeddings_initializer=start())(inner)
+    x = keras.layers.Dense(units, "tanh", kernel_initializer=start(), name="hidden")(x)
+    encoder = keras.Model(inner, keras.layers.Dense(7, kernel_initializer=start())(x), name="encoder")
+    return keras.Model(token_ids, keras.layers.Dense(3, kernel_initializer=start())(encoder(token_ids)))
+
+def token_distiller():
+    terms = [
+        LossTerm("labels", 0.4, true_labels),
+        LossTerm("soft", 0.6, soft_targets(2.0)),
+        LossTerm("hidden", 0.1, Projected("encoder/hidden")),
+    ]
+    made = Distiller(tagger(5, seed=1), tagger(11, seed=2), terms)
+    made.compile(keras.optimizers.SGD(0.3), metrics=["accuracy"])
+    return made
+
 random = np.random.default_rng(0)
 x = random.normal(size=(25, 7)).astype("float32")
 labels = np.where(np.arange(25) % 5 < 3, random.integers(0, 3, 25), -1).astype("int32")  # unequal on the replicas
 weights = random.uniform(0, 2, 25).astype("float32")
 data = tf.data.Dataset.from_tensor_slices((x, labels, weights)).batch(8)  # 8, 8, 8 and 1: then one replica has none
 
-def trained(made):
+ids = np.where(np.arange(9) < random.integers(1, 10, (25, 1)), random.integers(1, 13, (25, 9)), 0).astype("int32")
+tags = random.integers(-1, 3, (25, 9)).astype("int32")
+tokens = tf.data.Dataset.from_tensor_slices((ids, tags, weights)).batch(8)
+
+def trained(made, data=data):
     history = made.fit(data, epochs=2, shuffle=False, verbose=0).history
     return {"history": history, "weights": [value.tolist() for value in made.get_weights()]}
 
@@ -59,6 +80,10 @@ with strategy.scope():
     made = distiller()
     results["replicas"] = strategy.num_replicas_in_sync
 results["two"] = trained(made)
+results["one, masked"] = trained(token_distiller(), tokens)
+with strategy.scope():
+    made = token_distiller()
+results["two, masked"] = trained(made, tokens)
 refused = {}
 with strategy.scope():
     for name, options in {
@@ -66,6 +91,9 @@ with strategy.scope():
         "executions": {"steps_per_execution": 2},
         "accumulation": {"optimizer": keras.optimizers.SGD(0.3, gradient_accumulation_steps=2)},
         "averages": {"optimizer": keras.optimizers.SGD(0.3, use_ema=True, ema_overwrite_frequency=2)},
+        "clipping": {"optimizer": keras.optimizers.SGD(0.3, clipnorm=1.0)},
+        "global clipping": {"optimizer": keras.optimizers.SGD(0.3, global_clipnorm=1.0)},
+        "clipping of values": {"optimizer": keras.optimizers.SGD(0.3, clipvalue=1.0)},
     }.items():
         try:
             distiller(**options)
@@ -88,14 +116,16 @@ def measured(tmp_path_factory):
     return json.loads(path.read_text())
 
 
-def test_two_replicas_make_the_update_of_one_device(measured):
+@pytest.mark.parametrize("kind", ["", ", masked"], ids=["rows", "masked tokens of a nested model"])
+def test_two_replicas_make_the_update_of_one_device(measured, kind):
     assert measured["replicas"] == 2
-    for one, two in zip(measured["one"]["weights"], measured["two"]["weights"], strict=True):
+    for one, two in zip(measured[f"one{kind}"]["weights"], measured[f"two{kind}"]["weights"], strict=True):
         np.testing.assert_allclose(two, one, atol=1e-6)
 
 
-def test_two_replicas_log_what_one_device_logs(measured):
-    one, two = measured["one"]["history"], measured["two"]["history"]
+@pytest.mark.parametrize("kind", ["", ", masked"], ids=["rows", "masked tokens of a nested model"])
+def test_two_replicas_log_what_one_device_logs(measured, kind):
+    one, two = measured[f"one{kind}"]["history"], measured[f"two{kind}"]["history"]
     assert sorted(one) == sorted(two)
     for name in one:
         np.testing.assert_allclose(two[name], one[name], rtol=1e-5, err_msg=name)
@@ -108,6 +138,9 @@ def test_what_replicas_cannot_do_is_refused_when_compiling(measured):
         "accumulation": "gradient_accumulation_steps",
         "averages": "ema_overwrite_frequency",
         "float16": "mixed_float16",
+        "clipping": "clipnorm",
+        "global clipping": "global_clipnorm",
+        "clipping of values": "clipvalue",
     }.items():
         assert measured["refused"][name].startswith(f"{option} doesn't work with 2 replicas")
         assert "Leave it out, or train on one device." in measured["refused"][name]

@@ -128,3 +128,9 @@ def test_weights_of_one_column_are_row_weights():
     row, column = case["row_weights"], case["row_weights"][:, None]
     for values in (case["row_values"], case["token_values"]):
         assert measured(giving(values), None, None, column) == measured(giving(values), None, None, row)
+
+
+def test_negative_sample_weights_count_in_both_sums():
+    weights = np.array([1.0, -1.0, 3.0, 0.0], "float32")
+    values = np.array([2.0, 5.0, 7.0, np.inf], "float32")
+    assert measured(giving(values), None, None, weights) == pytest.approx(((2 - 5 + 21) / 3, 3))

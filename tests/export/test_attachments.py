@@ -11,7 +11,7 @@ import pytest
 
 from keras_transformer.export import attachments
 from keras_transformer.export.attachments import Attachments, Part, Settings
-from keras_transformer.files import ModelFileError
+from keras_transformer.files import SEAL, ModelFileError, sealed
 
 FLATBUFFER = bytes(random.Random(5).randbytes(5003))
 SETTINGS = Settings(
@@ -140,12 +140,13 @@ def test_an_attachment_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch
         ("parts", {"../../etc/passwd": {"sha256": "0", "bytes": 1}}, "isn't a name inside the folder"),
         ("parts", {"/etc/passwd": {"sha256": "0", "bytes": 1}}, "isn't a name inside the folder"),
         ("parts", {"x": {"sha256": "0"}}, "'bytes' is missing"),
-        ("parts", [], "settings or labels aren't ours"),
+        ("parts", [], r"settings\.json: isn't what we wrote .*Take it from a backup, or write it again"),
+        ("beside", {}, "'tokenizer.json' is missing"),
     ],
 )
 def test_settings_that_we_did_not_write_are_refused(whole_folder, field, value, reason):
     place = whole_folder / "assets.extra" / "settings.json"
-    place.write_text(json.dumps({**json.loads(place.read_text()), field: value}))
+    place.write_text(json.dumps(sealed({**json.loads(place.read_text()), field: value})))
     with pytest.raises(ModelFileError, match=reason):
         attachments.read_from_folder(whole_folder)
 
@@ -186,5 +187,58 @@ def test_a_folder_of_another_program_says_how_to_get_ours(whole_folder):
 @pytest.mark.parametrize("content", [b"[]", b"{}", b'["a", 1]', b"\xff\xfe", b"[" * 100_000])
 def test_labels_that_are_no_list_of_texts_are_refused(whole_folder, content):
     (whole_folder / "assets.extra" / "labels.json").write_bytes(content)
-    with pytest.raises(ModelFileError, match=r"labels|UTF-8"):
+    with pytest.raises(ModelFileError, match=r"labels\.json: (was cut short or changed|isn't UTF-8)"):
         attachments.read_from_folder(whole_folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '["a", 1]', "[" * 100_000])
+def test_labels_that_were_written_wrong_are_refused(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(attachments.json, "dumps", real_dumps_but_labels(content))
+    (tmp_path / "1").mkdir()
+    attachments.write_to_folder(tmp_path / "1", replace(ATTACHED, settings=replace(SETTINGS, parts={})))
+    monkeypatch.undo()
+    with pytest.raises(ModelFileError, match=r"labels\.json: isn't what we wrote"):
+        attachments.read_from_folder(tmp_path / "1")
+
+
+def real_dumps_but_labels(content):
+    dumps = json.dumps
+    return lambda value, **options: content if value == ATTACHED.labels else dumps(value, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("labels.json", "schlecht", "schlacht"),
+        ("tokenizer.json", "model", "mobel"),
+        ("settings.json", '"max_length": 17', '"max_length": 6'),
+        ("settings.json", '"task": "classify"', '"task": "classifx"'),
+        ("settings.json", SEAL, f"x{SEAL}"),
+    ],
+)
+def test_a_change_that_could_be_meant_is_found_in_a_folder(whole_folder, name, before, after):
+    path = whole_folder / "assets.extra" / name
+    assert before in path.read_text(encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
+    with pytest.raises(
+        ModelFileError, match=rf"assets\.extra/{name}: .*write it again with `keras-transformer export`"
+    ):
+        attachments.read_from_folder(whole_folder)
+
+
+def test_a_changed_label_is_found_in_a_file_that_was_packed_again(whole_file, tmp_path):
+    with zipfile.ZipFile(whole_file) as archive:
+        members = {name: archive.read(name).decode() for name in archive.namelist()}
+    again = tmp_path / "again.tflite"
+    again.write_bytes(FLATBUFFER)
+    with zipfile.ZipFile(again, "a") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text.replace("schlecht", "schlacht"))
+    with pytest.raises(ModelFileError, match=r"again\.tflite \(labels\.json inside\): was cut short or changed"):
+        attachments.read_from_file(again)
+
+
+def test_settings_with_a_field_of_a_later_version_are_read(whole_folder):
+    place = whole_folder / "assets.extra" / "settings.json"
+    place.write_text(json.dumps(sealed({**json.loads(place.read_text()), "licence": "Apache-2.0"})))
+    assert attachments.read_from_folder(whole_folder).settings.max_length == 17

@@ -61,13 +61,11 @@ def test_float_forms_give_the_logits_of_the_keras_model(
     np.testing.assert_allclose(logits, keras_logits, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize(("quantize", "least"), [("dynamic", 0.98), ("int8", 0.95)])
-def test_int8_forms_give_the_best_label_of_the_keras_model(
-    lite, quantize, least, review_tokenizer, examples, keras_logits
-):
+@pytest.mark.parametrize("quantize", ["dynamic", "int8"])
+def test_int8_forms_give_the_best_label_of_the_keras_model(lite, quantize, review_tokenizer, examples, keras_logits):
     logits = lite_logits(lite(quantize).path, review_tokenizer, examples)
-    assert (logits.argmax(axis=1) == keras_logits.argmax(axis=1)).mean() >= least
-    assert np.median(np.abs(logits - keras_logits).max(axis=1)) < 0.05 * np.abs(keras_logits).max()
+    assert (logits.argmax(axis=1) == keras_logits.argmax(axis=1)).mean() >= 0.98
+    assert np.abs(logits - keras_logits).max() < 0.1 * np.abs(keras_logits).max()
     assert np.unique(logits, axis=0).shape[0] > 50  # the answer still depends on the text
 
 
@@ -107,7 +105,8 @@ def test_smaller_numbers_make_smaller_files(lite, review_model):
     assert lite("none").bytes > weights
     assert lite("float16").bytes < lite("none").bytes - 0.4 * weights
     assert lite("dynamic").bytes < lite("none").bytes - 0.6 * weights
-    assert lite("int8").bytes < lite("none").bytes - 0.6 * weights
+    # A quarter of the weights' bytes again, and the ranges of all activations, which count in so small a model.
+    assert lite("int8").bytes < lite("none").bytes - 0.5 * weights
 
 
 @pytest.mark.parametrize("quantize", QUANTIZATIONS)

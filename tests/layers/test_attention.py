@@ -74,7 +74,7 @@ def test_masks_over_keys_pairs_and_heads_that_mean_the_same_agree():
         np.testing.assert_array_equal(attention_weights(q, k, mask), want)
 
 
-@pytest.mark.parametrize("wild", [1e3, 1e30, -1e30, 3e38, np.inf, -np.inf])
+@pytest.mark.parametrize("wild", [1e3, 1e30, -1e30, 3e38, np.inf, -np.inf, np.nan])
 def test_what_stands_behind_a_mask_cannot_leak(wild):
     q, k = query_and_key(7, 11)
     q = np.abs(q) + 0.1  # so that a row of infinities gives an infinite score, not NaN

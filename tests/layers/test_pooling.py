@@ -14,9 +14,10 @@ def test_the_mean_matches_the_loop_oracle():
     np.testing.assert_allclose(MeanPooling()(hidden, real=REAL), oracles.mean_pooling(hidden, REAL), atol=1e-6)
 
 
-def test_padding_cannot_change_the_mean():
+@pytest.mark.parametrize("wild", [1e30, np.inf, np.nan])
+def test_padding_cannot_change_the_mean(wild):
     hidden = normal(4, 5, 7)
-    changed = np.where(REAL[..., None], hidden, np.float32(1e30))
+    changed = np.where(REAL[..., None], hidden, np.float32(wild))
     np.testing.assert_array_equal(MeanPooling()(changed, real=REAL), MeanPooling()(hidden, real=REAL))
 
 

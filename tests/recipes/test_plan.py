@@ -36,6 +36,20 @@ def test_three_rows_are_too_few_to_train_and_to_measure():
         plan.split(table(3))
 
 
+@pytest.mark.parametrize("rows", range(12, 61))
+def test_a_class_of_one_row_stays_to_be_trained_on(rows):
+    rare = Table(table(rows).texts, ["rare", *table(rows).labels[1:]])
+    parts = plan.split(rare)
+    assert "rare" in parts.training.labels
+    assert "rare" not in parts.held_out.labels
+    assert sorted(parts.training.texts + parts.held_out.texts) == sorted(rare.texts)
+
+
+def test_classes_of_one_row_each_leave_nothing_to_measure():
+    with pytest.raises(UserError, match=r"each of the 5 classes has one row.*Add rows"):
+        plan.split(Table(list("abcde"), list("vwxyz")))
+
+
 def test_the_length_covers_95_of_100_texts_in_steps_of_8():
     ids = [[1] * length for length in range(1, 101)]
     assert plan.covering_length(ids, most=512) == 96

@@ -1,0 +1,238 @@
+"""What each method of distillation is worth: one student, one budget of steps, the film snippets, several seeds.
+
+Command: python benchmarks/distill_quality.py [SEED ...]   (default 0 1 2; about 20 minutes a seed on two cores)
+Needs:   the teachers of `python benchmarks/demo_seeds.py`, in saved_models/demo_seeds/seed_N
+Writes:  benchmarks/results/distill_quality.md, out of saved_models/distill_quality/results.json, which keeps what is
+         done: a run that was stopped goes on with the next method.
+
+All students have the demo's sizes, so the same bytes. Methods are compared on the demo's test texts: what is chosen by
+this table is chosen on them, and its score there is a little too good.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_transformer import benchmark, bundle, files
+from keras_transformer.data import assets
+from keras_transformer.data.augmentation import WholeWords, augment, nearest_words
+from keras_transformer.data.batching import UNLABELLED, Batches
+from keras_transformer.data.catalog.movie_snippets import CLASS_NAMES, snippets
+from keras_transformer.data.text import label_ids
+from keras_transformer.distillation import (
+    Distiller,
+    LossTerm,
+    attention_scores,
+    hidden_states,
+    named_pairs,
+    relations,
+    soft_targets,
+    tap_pairs,
+    true_labels,
+    uniform,
+)
+from keras_transformer.models import TextClassifier
+from keras_transformer.recipes import sentiment
+from keras_transformer.recipes.fitting import Run as FitRun
+from keras_transformer.recipes.fitting import fit_on_labels, fit_on_teacher, record_logits
+from keras_transformer.recipes.start import with_policy
+from keras_transformer.recipes.student import StudentPlan, cut_student
+from keras_transformer.training.precision import fastest_policy
+from keras_transformer.training.progress import ProgressBar
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[1]
+RESULT = HERE / "results" / "distill_quality.md"
+TEACHERS = ROOT / "saved_models" / "demo_seeds"
+DONE = ROOT / "saved_models" / "distill_quality" / "results.json"
+STEPS = sentiment.STUDENT_STEPS
+FEATURE_WEIGHT = 0.5  # of a term on features, beside the soft targets
+ASSISTANT = StudentPlan(layers=(0, 1, 2, 3), inner_dim=768, embedding_dim=192, min_count=3)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is added to the labels."""
+
+    soft: bool = True
+    unlabelled: bool = True
+    features: str = ""  # "hidden", "attention", "relations" of the teacher
+    start: str = "nothing"  # "nothing", "pretrained" = layers of MiniLM, "teacher" = layers of the fine-tuned teacher
+    augmented: bool = False
+    assistant: bool = False
+
+
+METHODS = {
+    "labels only": Method(soft=False, unlabelled=False),
+    "soft targets": Method(unlabelled=False),
+    "soft targets, unlabelled texts": Method(),
+    "… and hidden states": Method(features="hidden"),
+    "… and attention": Method(features="attention"),
+    "… and relations": Method(features="relations"),
+    "labels only, from MiniLM's layers": Method(soft=False, unlabelled=False, start="pretrained"),
+    "soft targets, unlabelled texts, from MiniLM's layers (the demo)": Method(start="pretrained"),
+    "… from the fine-tuned teacher's layers": Method(start="teacher"),
+    "… from MiniLM's layers, and hidden states": Method(start="pretrained", features="hidden"),
+    "… from MiniLM's layers, and augmentation": Method(start="pretrained", augmented=True),
+    "… from MiniLM's layers, by a teacher assistant": Method(start="pretrained", assistant=True),
+}
+
+
+class Bench:
+    """Data and teacher of one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.run = FitRun(seed=seed)
+        loaded = bundle.load(TEACHERS / f"seed_{seed}" / "teacher")
+        self.tokenizer, self.teacher = loaded.tokenizer, loaded.model
+        self.running = with_policy(self.teacher, fastest_policy())
+        self.pretrained = TextClassifier.from_pretrained(assets.minilm_folder(), len(CLASS_NAMES))
+        data = snippets()
+        self.labels = label_ids(data.train.labels or [], CLASS_NAMES)
+        self.ids = self.encoded([*data.train.texts, *data.unlabelled.texts])
+        self.test, self.truth = self.encoded(data.test.texts), label_ids(data.test.labels or [], CLASS_NAMES)
+        self.logits = record_logits(self.running, self.ids)
+
+    def encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text."""
+        return self.tokenizer.encode(texts, sentiment.MAX_LENGTH)
+
+    def accuracy(self, model: TextClassifier) -> float:
+        """Share of the test texts that `model` gets right."""
+        return float(np.mean(record_logits(model, self.test).argmax(axis=1) == self.truth))
+
+    def student(self, start: str, plan: StudentPlan = sentiment.PLAN) -> TextClassifier:
+        """The student before training."""
+        tokenizer = self.tokenizer
+        cut = cut_student(
+            self.teacher if start == "teacher" else self.pretrained,
+            plan,
+            self.ids,
+            always=(tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id, tokenizer.end_id),
+            max_length=sentiment.MAX_LENGTH,
+            dropout=sentiment.DROPOUT,
+            dtype=fastest_policy(),
+        )
+        if start != "nothing":
+            return cut
+        return TextClassifier.from_config(cut.get_config())  # the same sizes and pieces, weights as they are drawn
+
+    def batches(self, method: Method, logits: np.ndarray | None) -> Batches:
+        """The texts that a method sees, with recorded logits if it has them."""
+        rows = len(self.ids) if method.unlabelled else len(self.labels)
+        labels = np.concatenate([self.labels, np.full(rows - len(self.labels), UNLABELLED, "int32")])
+        extras = {} if logits is None else {"teacher_logits": logits[:rows]}
+        return Batches(self.ids[:rows], labels, extras, batch_size=sentiment.STUDENT.batch_size, seed=self.seed)
+
+    def train(self, method: Method, title: str) -> TextClassifier:
+        """The trained student."""
+        keras.utils.set_random_seed(self.seed)
+        student, run = self.student(method.start), self.run
+        if not method.soft:
+            fit_on_labels(student, self.batches(method, None), sentiment.STUDENT, title=title, run=run, steps=STEPS)
+        elif method.features or method.augmented:
+            self.with_live_teacher(student, method, title)
+        else:
+            logits = self.of_assistant() if method.assistant else self.logits
+            data, soft = self.batches(method, logits), sentiment.SOFT
+            fit_on_teacher(student, data, sentiment.STUDENT, soft, title=title, run=run, steps=STEPS)
+        return student
+
+    def of_assistant(self) -> np.ndarray:
+        """Logits of a model between teacher and student, itself distilled (Mirzadeh et al. 2020)."""
+        assistant = self.student("pretrained", ASSISTANT)
+        data = self.batches(Method(), self.logits)
+        fit_on_teacher(assistant, data, sentiment.STUDENT, sentiment.SOFT, title="assistant", run=self.run, steps=STEPS)
+        return record_logits(assistant, self.ids)
+
+    def with_live_teacher(self, student: TextClassifier, method: Method, title: str) -> None:
+        """Train where the teacher has to run: its features are wanted, or its answers to texts that are new."""
+        soft = sentiment.SOFT
+        terms = [
+            LossTerm("true_labels", 1.0 - soft.weight, true_labels),
+            LossTerm("soft_targets", soft.weight, soft_targets(soft.temperature)),
+        ]
+        if method.features:
+            terms.append(LossTerm(method.features, FEATURE_WEIGHT, self.feature_loss(student, method.features)))
+        distiller = Distiller(student, self.running, terms)
+        distiller.compile(sentiment.STUDENT.optimizer(STEPS), jit_compile=False)
+        batches = self.batches(method, None)
+        data = batches.dataset(0, 1 + STEPS // batches.steps_per_epoch)
+        if method.augmented:
+            whole = WholeWords.of(self.tokenizer.vocab)
+            near = nearest_words(self.pretrained.get_layer("tokens").table.numpy(), whole)
+            data = augment(data, whole, near, copies=1, probability=0.2, seed=self.seed)
+        distiller.fit(
+            data.take(STEPS), steps_per_epoch=STEPS, callbacks=[ProgressBar(title, STEPS)], shuffle=False, verbose=0
+        )
+
+    def feature_loss(self, student: TextClassifier, kind: str) -> Any:
+        """The term on features, by a uniform layer map; relations as in MiniLMv2, of the last layers."""
+        layers = uniform(student, self.teacher)
+        if kind == "hidden":
+            return hidden_states(tap_pairs(layers, "hidden"))
+        if kind == "attention":
+            return attention_scores(named_pairs(layers, "encoder/{}"))
+        return relations(named_pairs(layers, "encoder/{}")[-1], relation_heads=self.teacher.num_heads)
+
+
+def main(seeds: Sequence[int]) -> None:
+    """Train what isn't done yet, and write the table after each method."""
+    done: dict[str, dict[str, dict[str, float]]] = files.read_json(DONE) if DONE.exists() else {}
+    for seed in seeds:
+        bench = Bench(seed)
+        mine = done.setdefault(str(seed), {"teacher": {"accuracy": bench.accuracy(bench.teacher), "seconds": 0.0}})
+        for name, method in METHODS.items():
+            if name in mine:
+                continue
+            start = time.perf_counter()
+            student = bench.train(method, name)
+            seconds = time.perf_counter() - start
+            mine[name] = {"accuracy": bench.accuracy(with_policy(student, "float32")), "seconds": seconds}
+            print(f"seed {seed}, {name}: {mine[name]}", flush=True)
+            files.write_json(DONE, done)
+            RESULT.write_text(page(done), encoding="utf-8")
+    print(page(done))
+
+
+def page(done: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The Markdown page: accuracy of each method, seed by seed, mean, spread, and what of the teacher it keeps."""
+    seeds = list(done)
+    machine = ", ".join(f"{name} {value}" for name, value in benchmark.machine().items())
+    lines = [
+        "# What each method of distillation is worth",
+        "",
+        f"Command: `python benchmarks/distill_quality.py {' '.join(seeds)}`",
+        "",
+        f"Machine: {machine}",
+        "",
+        f"Each student: {sentiment.PLAN}, {STEPS} steps of {sentiment.STUDENT.batch_size} texts, accuracy on 2,014 "
+        "test texts, whose standard error is 0.8 points. Spread: highest less lowest of the seeds.",
+        "",
+        "| method | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | spread | of the teacher | minutes |",
+        "|---|" + "---:|" * (len(seeds) + 4),
+    ]
+    teachers = {seed: done[seed]["teacher"]["accuracy"] for seed in seeds}
+    for name in ("teacher", *METHODS):
+        told = {seed: done[seed][name] for seed in seeds if name in done[seed]}
+        if not told:
+            continue
+        accuracies = [one["accuracy"] for one in told.values()]
+        kept = statistics.mean(told[seed]["accuracy"] / teachers[seed] for seed in told)
+        cells = [f"{told[seed]['accuracy']:.4f}" if seed in told else "" for seed in seeds]
+        spread = f"{max(accuracies) - min(accuracies):.4f}" if len(accuracies) > 1 else ""
+        minutes = statistics.mean(one["seconds"] for one in told.values()) / 60
+        cells += [f"{statistics.mean(accuracies):.4f}", spread, f"{kept:.1%}", f"{minutes:.1f}" if minutes else ""]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main([int(seed) for seed in sys.argv[1:]] or [0, 1, 2])
