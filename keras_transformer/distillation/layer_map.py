@@ -69,7 +69,7 @@ def every_k(student: int | keras.Model, teacher: int | keras.Model, k: int, firs
         student: number of layers, or a model that has `tap_tensors`.
         teacher: number of layers, or such a model.
         k: distance of two teacher layers, at least 1.
-        first: the teacher layer of student layer 0; None = k - 1, so that k student layers of N / k end at the last.
+        first: the teacher layer of student layer 0; None = k - 1, so that N / k student layers end at the last.
 
     Raises:
         ValueError: if that leads beyond the teacher's last layer, or as `uniform`.

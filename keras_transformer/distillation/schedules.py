@@ -76,6 +76,7 @@ class Scheduled(keras.callbacks.Callback):
 
     Raises:
         TypeError: if `variable` is no `keras.Variable`: a plain number is fixed once the step is compiled.
+        ValueError: when `fit` starts, if the logs hold something else under `name`.
     """
 
     def __init__(self, name: str, variable: keras.Variable, schedule: Schedule) -> None:
@@ -86,6 +87,14 @@ class Scheduled(keras.callbacks.Callback):
                 f"one, keras.Variable({variable!r}, trainable=False), and give it to the LossTerm or loss too."
             )
         self.name, self.variable, self.schedule = name, variable, schedule
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Check that the name is free."""
+        taken = [metric.name for metric in self.model.metrics]
+        if self.name in taken:
+            raise ValueError(
+                f"the logs already hold {self.name!r}, one of {taken}. Use for example name={self.name + '_weight'!r}."
+            )
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Assign the value of the step that comes.

@@ -71,6 +71,13 @@ def test_a_number_can_not_be_scheduled():
         Scheduled("temperature", 2.0, linear(2.0, 1.0, 5))
 
 
+@pytest.mark.parametrize("name", ["loss", "true_labels"])
+def test_a_name_that_the_logs_have_is_refused(classifier, rows, name):
+    weight = weight_of()
+    with pytest.raises(ValueError, match=rf"the logs already hold '{name}'.*Use for example name='{name}_weight'"):
+        distilling(classifier, weight).fit(*rows, verbose=0, callbacks=[Scheduled(name, weight, linear(1.0, 0.0, 5))])
+
+
 def test_a_schedule_that_gives_no_number_stops_training(classifier, rows):
     weight = weight_of()
     with pytest.raises(ValueError, match="true_labels_weight=nan must be a finite number"):
