@@ -11,7 +11,7 @@ from keras import ops
 from keras_transformer.distillation.combinations import refuse_what_keras_breaks
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.taps import select_inputs, with_taps
-from keras_transformer.distillation.teachers import Teacher, teacher_of
+from keras_transformer.distillation.teachers import Teacher, refuse_probabilities, teacher_of
 from keras_transformer.distillation.terms import LossTerm, checked_terms, needs_of, variables_of
 from keras_transformer.distillation.uncertainty import UncertaintyWeighting
 from keras_transformer.distillation.weighing import TermMean, fixed_weights, labelled, shared_mask, term_mean
@@ -69,9 +69,7 @@ class Distiller(keras.Model):
     ) -> None:
         # autocast=False: the student casts its inputs by its own policy, recorded logits stay as they are.
         super().__init__(name=name, dtype=_policy_of(student), autocast=False)
-        _refuse_probabilities("student", student)
-        if isinstance(teacher, keras.Model):
-            _refuse_probabilities("teacher", teacher)
+        refuse_probabilities("student", student)
         self.terms = checked_terms(terms)
         needs = [needs_of(term.loss) for term in self.terms]
         self.student = student
@@ -280,15 +278,6 @@ def _policy_of(student: keras.Model) -> Any:
     """The student's dtype policy, or mixed_float16 if a layer computes so: then the loss has to be scaled."""
     in_float16 = any(layer.compute_dtype == "float16" for layer in student.layers)
     return "mixed_float16" if in_float16 else student.dtype_policy
-
-
-def _refuse_probabilities(side: str, model: keras.Model) -> None:
-    last = model.layers[-1] if model.layers else None
-    if isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax:
-        raise ValueError(
-            f"The {side} {model.name!r} ends in a softmax: losses take logits, since probabilities have "
-            "lost the small classes to rounding. Build it with activation=None in its last layer."
-        )
 
 
 def _refuse_name_clash(terms: Iterable[LossTerm], metrics: Iterable[Any]) -> None:

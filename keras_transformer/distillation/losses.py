@@ -109,5 +109,6 @@ def _check_same_classes(student: Tensor, teacher: Tensor) -> None:
         raise ValueError(
             f"The student's logits {tuple(student.shape)} and the teacher's {tuple(teacher.shape)} can't be "
             "compared: soft_targets needs the same classes in the same order on both sides. Give the "
-            f"student {teacher.shape[-1]} classes, or leave soft_targets out."
+            f"student {teacher.shape[-1]} classes, or leave soft_targets out; of a teacher cached with top_k use "
+            "top_k_soft_targets."
         )
