@@ -98,12 +98,13 @@ def pooling_calls(monkeypatch):
 def test_a_student_learns_by_all_terms_with_one_forward_of_each_and_is_saved_alone(tmp_path, pooling_calls):
     student, teacher = text_classifier(2, 8, 2), text_classifier(3, 12, 3)
     token_ids, labels = texts()
+    labels = np.where(labels == -1, -1, np.argmax(teacher(token_ids), -1))  # what the other terms teach too
     distiller = Distiller(student, teacher, terms())
-    distiller.compile(keras.optimizers.Adam(0.02), run_eagerly=True)
+    distiller.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
     pooling_calls.clear()
     weight = np.linspace(0.5, 1.5, TEXTS).astype("float32")
-    history = distiller.fit(token_ids, labels, sample_weight=weight, batch_size=TEXTS, epochs=8, verbose=0).history
-    assert len(pooling_calls) == 8 * 2
+    history = distiller.fit(token_ids, labels, sample_weight=weight, batch_size=TEXTS, epochs=12, verbose=0).history
+    assert len(pooling_calls) == 12 * 2
     assert len(set(pooling_calls)) == 2
     assert all(np.isfinite(history[name]).all() for name in LOSSES)
     # Untrained models have pooled vectors so alike that the other terms outweigh what is left of this one.
