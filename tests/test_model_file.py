@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from keras_transformer import bundle
-from keras_transformer.files import ModelFileError, sha256
+from keras_transformer.files import ModelFileError, sealed, sha256
 from keras_transformer.model_file import CONFIG_BYTES, check_archive, load_model
 
 TOKEN_IDS = np.array([[2, 7, 11, 3, 0], [2, 5, 3, 0, 0]], dtype="int32")
@@ -229,7 +229,7 @@ def test_a_bundle_whose_labels_do_not_fit_the_model_is_refused(small_bundle, tmp
         "sha256": sha256(folder / "labels.json"),
         "bytes": os.path.getsize(folder / "labels.json"),
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
     with pytest.raises(ModelFileError, match=r"the model tells 3 classes apart, and labels\.json names 2"):
         bundle.load(folder)
 

@@ -41,14 +41,14 @@ class MutualLearner(keras.Model):
     ) -> None:
         _check_students(students)
         every = tuple(terms)
-        sides = [Distiller(own, peer, every) for own, peer in (students, students[::-1])]
-        in_float16 = [side.dtype_policy for side in sides if side.dtype_policy.compute_dtype == "float16"]
-        super().__init__(name=name, dtype=(in_float16 or [sides[0].dtype_policy])[0], autocast=False)
         for term in every:
             if isinstance(term.loss, keras.layers.Layer):
                 raise ValueError(
                     f"LossTerm {term.name!r} owns weights, which two students can't share. Use a loss without weights."
                 )
+        sides = [Distiller(own, peer, every) for own, peer in (students, students[::-1])]
+        in_float16 = [side.dtype_policy for side in sides if side.dtype_policy.compute_dtype == "float16"]
+        super().__init__(name=name, dtype=(in_float16 or [sides[0].dtype_policy])[0], autocast=False)
         taps = [tap for term in every for tap in (*needs_of(term.loss).student_taps, *needs_of(term.loss).teacher_taps)]
         self.sides = sides
         self.forwards = [with_taps(student, taps) for student in students]

@@ -125,7 +125,7 @@ def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(files, tmp_
     script = (
         "import sys; from pathlib import Path;"
         "from keras_transformer.recipes.classify import TrainSettings, train;"
-        "train(TrainSettings(data=Path(sys.argv[1]), out=Path(sys.argv[2]), size='tiny', epochs=23, quiet=True))"
+        "train(TrainSettings(data=Path(sys.argv[1]), out=Path(sys.argv[2]), size='tiny', epochs=5, quiet=True))"
     )
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
