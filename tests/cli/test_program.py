@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,8 @@ def test_ctrl_c_ends_in_one_line_and_code_130():
 def test_ctrl_c_while_waiting_for_a_line_ends_at_once(small_tflite):
     command = [*PROGRAM, "predict", str(small_tflite)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Where the tests run in a shell's background, Ctrl-C is ignored there, and by all that they start.
+    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, **pipes) as process:
         process.stdin.write("a fine film\n")
         process.stdin.flush()

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from keras_transformer.distillation import (
@@ -27,6 +28,7 @@ PUBLISHED = [
     pytest.param(last_k(3, 12, 1), [(2, 11)], id="MiniLM"),
     pytest.param(given(iter([(0, 3), (2, 4)]), 3, 5), [(0, 3), (2, 4)], id="by hand, out of a generator"),
 ]
+TOKEN_IDS = np.array([[5, 7, 0], [3, 2, 11]], dtype="int32")
 
 
 def encoder(num_layers):
@@ -76,7 +78,9 @@ def test_named_taps_are_those_that_a_distiller_finds():
         def loss(labels, student, teacher):
             raise NotImplementedError
 
-        Distiller(student, teacher, [LossTerm("features", 1.0, loss)])
+        distiller = Distiller(student, teacher, [LossTerm("features", 1.0, loss)])
+        found = distiller.student_outputs(TOKEN_IDS, training=False), distiller.teacher_outputs(TOKEN_IDS)
+        assert [tuple(side.taps) for side in found] == [loss.needs.student_taps, loss.needs.teacher_taps]
 
 
 @pytest.mark.parametrize(
