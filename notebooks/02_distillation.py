@@ -74,13 +74,13 @@ len(y_train), int((partly >= 0).sum()), len(y_test)
 
 # %%
 teacher = TextClassifier(18, 10, 4, 64, 4, 128, max_length=64, dropout=0.1, name="teacher")
-falling_rate = keras.optimizers.schedules.CosineDecay(2e-3, decay_steps=18 * 23)  # 23 batches an epoch
+falling_rate = keras.optimizers.schedules.CosineDecay(2e-3, decay_steps=18 * 45)  # 45 batches an epoch
 teacher.compile(
     keras.optimizers.AdamW(falling_rate),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     metrics=["accuracy"],
 )
-taught = teacher.fit(x_train, y_train, batch_size=64, epochs=18, validation_data=(x_test, y_test), verbose=0)
+taught = teacher.fit(x_train, y_train, batch_size=32, epochs=18, validation_data=(x_test, y_test), verbose=0)
 teacher_accuracy = taught.history["val_accuracy"][-1]
 f"{teacher.count_params():,} weights, accuracy {teacher_accuracy:.3f}"
 
@@ -140,11 +140,11 @@ for way, terms in ways.items():
     else:
         student = TextClassifier(18, 10, 2, 32, 4, 64, max_length=64, dropout=0.0, name="student")
     few = way in ("labels only", "soft targets, labelled pictures")
-    rows, epochs = (150, 69) if few else (1437, 9)  # 207 steps each
+    rows, epochs = (150, 81) if few else (1437, 9)  # 405 steps each
     distiller = Distiller(student, teacher, terms)
-    rate = keras.optimizers.schedules.CosineDecay(4e-3, decay_steps=207)
+    rate = keras.optimizers.schedules.CosineDecay(4e-3, decay_steps=405)
     distiller.compile(keras.optimizers.AdamW(rate), metrics=["accuracy"])
-    distiller.fit(x_train[:rows], partly[:rows], batch_size=64, epochs=epochs, verbose=0)
+    distiller.fit(x_train[:rows], partly[:rows], batch_size=32, epochs=epochs, verbose=0)
     students[way] = student
     scores[way] = distiller.evaluate(x_test, y_test, return_dict=True, verbose=0)
     told = ", ".join(f"{name} {value:.3f}" for name, value in scores[way].items())
@@ -189,10 +189,10 @@ temperature = keras.Variable(4.0, trainable=False)
 student = TextClassifier(18, 10, 2, 32, 4, 64, max_length=64, dropout=0.0, name="annealed")
 distiller = Distiller(student, teacher, [LossTerm("soft_targets", 1.0, soft_targets(temperature))])
 distiller.compile(keras.optimizers.AdamW(3e-3), metrics=["accuracy"])
-steps = 9 * -(-len(x_train) // 64)
+steps = 9 * -(-len(x_train) // 32)
 falling = Scheduled("temperature", temperature, cosine(4.0, 1.0, steps))
 annealed = distiller.fit(
-    x_train, batch_size=64, epochs=9, validation_data=(x_test, y_test), callbacks=[falling], verbose=0
+    x_train, batch_size=32, epochs=9, validation_data=(x_test, y_test), callbacks=[falling], verbose=0
 )
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
