@@ -25,7 +25,7 @@ from keras_transformer.data.text import label_ids
 from keras_transformer.export import tflite
 from keras_transformer.models import TINY, TextClassifier
 from keras_transformer.recipes import sentiment
-from keras_transformer.recipes.fitting import Run, fit_on_labels, fit_on_teacher, record_logits
+from keras_transformer.recipes.fitting import Run, fit_on_labels, fit_on_teacher, record_answers, record_logits
 from keras_transformer.recipes.start import with_policy
 from keras_transformer.recipes.student import StudentPlan, cut_student
 from keras_transformer.training.precision import fastest_policy
@@ -38,9 +38,11 @@ CANDIDATES: dict[str, StudentPlan] = {
     "chosen": PLAN,
     FROM_TEACHER: PLAN,
     NO_UNLABELLED: PLAN,
-    "last layers, 4, 5": replace(PLAN, layers=(4, 5)),
-    "layers 0, 1, 2 with 512 units, rank 128": StudentPlan((0, 1, 2), 512, 128, 2),
-    "layer 0": replace(PLAN, layers=(0,)),
+    "layers 0, 1": replace(PLAN, layers=(0, 1)),
+    "layers 0, 5": replace(PLAN, layers=(0, 5)),
+    "layers 4, 5": replace(PLAN, layers=(4, 5)),
+    "layers 0, 2, 4 with 512 units, rank 128": StudentPlan((0, 2, 4), 512, 128, 2),
+    "layer 1": replace(PLAN, layers=(1,)),
     "rank 48": replace(PLAN, embedding_dim=48),
     FRESH: PLAN,
 }
@@ -54,10 +56,10 @@ def main(run: Path, names: list[str]) -> None:
     ids = tokenizer.encode([*data.train.texts, *data.unlabelled.texts], length)
     labels = label_ids(data.train.labels or [], CLASS_NAMES)
     every_label = np.concatenate([labels, np.full(len(data.unlabelled), UNLABELLED, "int32")])
-    logits = record_logits(with_policy(teacher.model, fastest_policy()), ids)
+    answers = record_answers(with_policy(teacher.model, fastest_policy()), ids)
     test, truth = tokenizer.encode(data.test.texts, length), label_ids(data.test.labels or [], CLASS_NAMES)
     teacher_accuracy = float(np.mean(record_logits(teacher.model, test).argmax(axis=1) == truth))
-    everything = Batches(ids, every_label, {"teacher_logits": logits}, batch_size=sentiment.STUDENT.batch_size)
+    everything = Batches(ids, every_label, answers, batch_size=sentiment.STUDENT.batch_size)
     steps = sentiment.STUDENT_STEPS
     lines = []
     for name in names or list(CANDIDATES):
@@ -73,7 +75,7 @@ def main(run: Path, names: list[str]) -> None:
                     student, everything, sentiment.STUDENT, sentiment.SOFT, title=name, run=Run(), steps=steps
                 )
             elif distilled:
-                few = {"teacher_logits": logits[: len(labels)]}
+                few = {name: values[: len(labels)] for name, values in answers.items()}
                 batches = Batches(ids[: len(labels)], labels, few, batch_size=sentiment.STUDENT.batch_size)
                 fit_on_teacher(student, batches, sentiment.STUDENT, sentiment.SOFT, title=name, run=Run(), steps=steps)
             else:
@@ -128,8 +130,8 @@ def write(run: Path, names: list[str], teacher_accuracy: float, steps: int, line
             f"Machine: {machine} (not quiet: accuracy doesn't depend on it, the seconds do)",
             f"Teacher: accuracy {teacher_accuracy:.4f} on the 2,014 test texts. Each candidate: {steps} steps of "
             f"{sentiment.STUDENT.batch_size} texts at {sentiment.STUDENT.learning_rate}, seed 0, twice: on labels "
-            f"alone, and on labels and the teacher's soft targets (weight {sentiment.SOFT.weight}, temperature "
-            f"{sentiment.SOFT.temperature}) over labelled and unlabelled texts. Chosen: {PLAN}.",
+            f"alone, and on labels and the teacher's answers ({sentiment.SOFT}) over labelled and unlabelled texts. "
+            f"Chosen: {PLAN}.",
             "The candidates are compared on those test texts themselves, so what the chosen one reaches on them is a "
             "little flattered by the choice. No candidate was trained on them.",
             "| student | weights | int8 file, MB | labels alone | distilled | share kept | s |\n"

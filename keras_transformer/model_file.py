@@ -1,5 +1,6 @@
 """Open a `.keras` file that somebody else may have made: checked first, then loaded by Keras in safe mode."""
 
+import io
 import json
 import zipfile
 from collections.abc import Iterator
@@ -108,8 +109,9 @@ def _check_weights(archive: zipfile.ZipFile, path: Path | str) -> None:
     """Weights must lie in the file itself: links and virtual ones reach outside, bombs fill the memory."""
     import h5py
 
-    stored = archive.getinfo("model.weights.h5").file_size
-    with archive.open("model.weights.h5") as member, h5py.File(member, "r") as weights:
+    content = archive.read("model.weights.h5")  # whole: a member of an archive starts over at each step back
+    stored = len(content)
+    with h5py.File(io.BytesIO(content), "r") as weights:
         claimed = sum(_bytes_of_group(group, path) for group in _groups(weights))
     if claimed > stored:
         raise ModelFileError(

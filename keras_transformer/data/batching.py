@@ -29,7 +29,7 @@ class Batches:
         seed: of the order.
         shuffle: False for evaluation and prediction.
         length_multiple: T is the longest text of the batch rounded up to a multiple of this, so that few
-            shapes have to be compiled.
+            shapes have to be compiled; but no longer than the longest text of all, for which a model has positions.
 
     Raises:
         ValueError: if there is no text, sizes differ, or an extra is called "token_ids".
@@ -61,6 +61,7 @@ class Batches:
         # One flat array and where each text starts: a Python list a text would take ten times the memory.
         self._ids = np.fromiter((index for ids in token_ids for index in ids), np.int32, int(self.lengths.sum()))
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._longest = max(int(self.lengths.max()), 1)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -84,7 +85,7 @@ class Batches:
     def batch(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The inputs and labels of the texts `rows`: token_ids (B, T) int32, extras (B, ...), labels (B,) int32."""
         longest = max(int(self.lengths[rows].max()), 1)
-        length = -(-longest // self.length_multiple) * self.length_multiple
+        length = min(-(-longest // self.length_multiple) * self.length_multiple, self._longest)
         token_ids = np.zeros((len(rows), length), np.int32)
         for place, row in enumerate(rows):
             token_ids[place, : self.lengths[row]] = self._ids[self._starts[row] : self._starts[row + 1]]

@@ -18,7 +18,15 @@ from keras_transformer.data.tokenizer import WordPiece
 from keras_transformer.files import sha256
 from keras_transformer.models import TextClassifier
 from keras_transformer.recipes import plan, start
-from keras_transformer.recipes.fitting import Run, Schedule, Soft, fit_on_labels, fit_on_teacher, record_logits
+from keras_transformer.recipes.fitting import (
+    Run,
+    Schedule,
+    Soft,
+    fit_on_labels,
+    fit_on_teacher,
+    record_answers,
+    record_logits,
+)
 from keras_transformer.recipes.student import StudentPlan, cut_student
 from keras_transformer.recipes.unfinished import Unfinished
 from keras_transformer.training import cost
@@ -125,12 +133,12 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     schedule, kept = job.afford(student, ids, effort)
     running = start.with_policy(teacher.model, fastest_policy())
     tell(f"Asking the teacher about {len(kept)} texts: about {job.asking(running, [ids[row] for row in kept])}")
-    logits = record_logits(running, [ids[row] for row in kept])
+    answers = record_answers(running, [ids[row] for row in kept])
     every_label = np.concatenate([labels, np.full(len(more), UNLABELLED, dtype="int32")])
     batches = Batches(
         [ids[row] for row in kept],
         every_label[kept],
-        {"teacher_logits": logits},
+        answers,
         batch_size=schedule.batch_size,
         seed=settings.seed,
     )

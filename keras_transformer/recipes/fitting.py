@@ -1,22 +1,33 @@
 """One way to fit: AdamW, warm-up and cosine decay, progress, and state that survives a kill."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_transformer.data.batching import Batches
-from keras_transformer.distillation import Distiller, LossTerm, RecordedTeacher, soft_targets, true_labels
+from keras_transformer.distillation import (
+    Distiller,
+    LossTerm,
+    RecordedTeacher,
+    hidden_states,
+    soft_targets,
+    true_labels,
+    with_taps,
+)
+from keras_transformer.distillation.teachers import RECORDED_LOGITS, RECORDED_TAP
 from keras_transformer.export.keras_runner import KerasRunner
 from keras_transformer.models import TextClassifier
 from keras_transformer.training.checkpoints import resumable_fit
 from keras_transformer.training.progress import ProgressBar
 
 PREDICTION_BATCH_SIZE = 64
+POOLED = "pooled"  # the tap of `TextClassifier` that the head reads: one vector a text, cheap to keep
 
 
 @dataclass(frozen=True)
@@ -43,10 +54,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Soft:
-    """How a teacher is listened to: weight of its soft targets beside the labels', and their temperature."""
+    """How a teacher is listened to.
+
+    `weight` is that of its soft targets, 1 - `weight` that of the labels; `pooled` that of the squared distance
+    between its pooled vector and the student's, as a share of its own mean square: 0 = not asked for.
+    """
 
     weight: float = 0.8
     temperature: float = 2.0
+    pooled: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -85,18 +101,18 @@ def fit_on_teacher(
     run: Run,
     steps: int | None = None,
 ) -> dict[str, list[float]]:
-    """Train on labels and on a teacher's recorded logits, which travel in the batches; return the history.
+    """Train on labels and on a teacher's recorded answers, which travel in the batches; return the history.
 
-    `steps` is as for `fit_on_labels`.
+    The batches' extras are what `record_answers` gave; `steps` is as for `fit_on_labels`.
     """
-    distiller = Distiller(
-        student,
-        RecordedTeacher(),
-        terms=[
-            LossTerm("true_labels", 1.0 - soft.weight, true_labels),
-            LossTerm("soft_targets", soft.weight, soft_targets(soft.temperature)),
-        ],
-    )
+    terms = [
+        LossTerm("true_labels", 1.0 - soft.weight, true_labels),
+        LossTerm("soft_targets", soft.weight, soft_targets(soft.temperature)),
+    ]
+    if soft.pooled:
+        mean_square = float(np.mean(np.square(batches.extras[RECORDED_TAP + POOLED], dtype="float32")))
+        terms.append(LossTerm("pooled", soft.pooled / mean_square, hidden_states([(POOLED, POOLED)])))
+    distiller = Distiller(student, RecordedTeacher([POOLED]), terms)
     distiller.compile(
         schedule.optimizer(steps or schedule.epochs * batches.steps_per_epoch),
         metrics=["accuracy"],
@@ -108,12 +124,33 @@ def fit_on_teacher(
 def record_logits(model: TextClassifier, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
     """The model's logits on each text, (N, C) float32: one forward pass, batches of texts of like length."""
     runner = KerasRunner(model)
+    return _on_each_text(lambda ids: {RECORDED_LOGITS: runner(ids)}, token_ids)[RECORDED_LOGITS]
+
+
+def record_answers(teacher: TextClassifier, token_ids: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+    """The teacher's logits (N, C) float32 and pooled vectors (N, D) float16 on each text, in one forward pass.
+
+    Named as `RecordedTeacher` wants them, to be the extras of `Batches`.
+    """
+    tapped = with_taps(teacher, [POOLED])
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int32)], autograph=False)
+    def answers(ids: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = tapped(ids)
+        return {RECORDED_LOGITS: outputs.logits, RECORDED_TAP + POOLED: tf.cast(outputs.taps[POOLED], tf.float16)}
+
+    return _on_each_text(answers, token_ids)
+
+
+def _on_each_text(
+    answers: Callable[[np.ndarray], Mapping[str, Any]], token_ids: Sequence[Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """Run `answers` on batches of texts of like length; put its rows back into the order of `token_ids`."""
     by_length = np.argsort([len(ids) for ids in token_ids], kind="stable")
     ordered = Batches([token_ids[row] for row in by_length], batch_size=PREDICTION_BATCH_SIZE, shuffle=False)
-    logits = [runner(ordered.batch(rows)[0]["token_ids"]) for rows in ordered.plan(epoch=0)]
-    result = np.empty((len(token_ids), model.num_classes), dtype="float32")
-    result[by_length] = np.concatenate(logits)
-    return result
+    batches = [answers(ordered.batch(rows)[0]["token_ids"]) for rows in ordered.plan(epoch=0)]
+    back = np.argsort(by_length)
+    return {name: np.concatenate([batch[name] for batch in batches])[back] for name in batches[0]}
 
 
 def _fit(

@@ -23,7 +23,7 @@ from keras_transformer.data.tokenizer import WordPiece
 from keras_transformer.export import ExportReport, saved_model, tflite
 from keras_transformer.files import staged
 from keras_transformer.models import TextClassifier
-from keras_transformer.recipes.fitting import Run, Schedule, Soft, fit_on_labels, fit_on_teacher, record_logits
+from keras_transformer.recipes.fitting import Run, Schedule, Soft, fit_on_labels, fit_on_teacher, record_answers
 from keras_transformer.recipes.start import with_policy
 from keras_transformer.recipes.student import StudentPlan, cut_student
 from keras_transformer.training.precision import fastest_policy
@@ -41,9 +41,9 @@ FROZEN = ("tokens", "encoder_0")  # of the teacher: more than half of its weight
 DROPOUT = 0.0  # drawing random numbers costs time that the ten minutes lack
 STUDENT = Schedule(epochs=2, batch_size=64, learning_rate=7e-4)
 STUDENT_STEPS = 500  # 1.5 times round all texts; the same for both students
-PLAN = StudentPlan(layers=(0, 1), inner_dim=256, embedding_dim=96, min_count=3)
+PLAN = StudentPlan(layers=(1, 4), inner_dim=256, embedding_dim=96, min_count=3)
 SOFT = Soft(weight=0.8, temperature=2.0)
-STUDENTS = ("student_labels_only", "student_distilled")
+LABELS_ONLY, DISTILLED = "student_labels_only", "student_distilled"
 
 Tell = Callable[[str], None]
 
@@ -139,11 +139,13 @@ def _train_all(minilm: Path, tokenizer: WordPiece, data: Encoded, run: Run, tell
 
     every = [*data.train, *data.unlabelled]
     tell(f"Asking the teacher about {len(every)} texts, {len(data.unlabelled)} of them unlabelled")
-    logits = record_logits(teacher, every)
     every_label = np.concatenate([data.train_labels, np.full(len(data.unlabelled), UNLABELLED, dtype="int32")])
-    answered = Batches(every, every_label, {"teacher_logits": logits}, batch_size=STUDENT.batch_size, seed=run.seed)
+    answers = record_answers(teacher, every)
+    answered = Batches(every, every_label, answers, batch_size=STUDENT.batch_size, seed=run.seed)
 
-    alone, distilled = (_cut(minilm, untrained, every, tokenizer, run.seed, policy, name) for name in STUDENTS)
+    distilled = _cut(minilm, untrained, every, tokenizer, policy)
+    alone = TextClassifier.from_config({**distilled.get_config(), "name": LABELS_ONLY})
+    alone.set_weights(distilled.get_weights())
     # One budget for both: as many steps of as many texts, at the same rate.
     steps = min(STUDENT_STEPS, STUDENT.epochs * answered.steps_per_epoch)  # fewer in a quick run
     labelled = Batches(data.train, data.train_labels, batch_size=STUDENT.batch_size, seed=run.seed)
@@ -159,14 +161,11 @@ def _cut(
     weights: list[np.ndarray],
     token_ids: Sequence[Sequence[int]],
     tokenizer: WordPiece,
-    seed: int,
     policy: str,
-    name: str,
 ) -> TextClassifier:
     """The student's start: cut out of MiniLM as it was before the teacher was trained."""
     source = TextClassifier.from_pretrained(minilm, len(CLASS_NAMES))
     source.set_weights(weights)
-    keras.utils.set_random_seed(seed)
     return cut_student(
         source,
         PLAN,
@@ -175,7 +174,7 @@ def _cut(
         max_length=MAX_LENGTH,
         dropout=DROPOUT,
         dtype=policy,
-        name=name,
+        name=DISTILLED,
     )
 
 
@@ -197,7 +196,7 @@ def _write_forms(
             examples=data.train.texts,
         )
         forms.append((Form(name, "keras", place / name), None))
-    student = models["student_distilled"]
+    student = models[DISTILLED]
     common: dict[str, Any] = {
         "tokenizer": tokenizer,
         "labels": CLASS_NAMES,

@@ -129,3 +129,13 @@ def test_a_skip_that_leaves_nothing_is_refused():
         batches().dataset(skip=15)
     with pytest.raises(ValueError, match="skip=-1"):
         batches().dataset(skip=-1)
+
+
+def test_no_batch_is_longer_than_the_longest_text_of_all():
+    """A model has positions for its longest text, and that needn't be a multiple of anything."""
+    batches = Batches([[1] * length for length in (3, 13, 5, 9)], batch_size=2, shuffle=False)
+    assert [batches.batch(rows)[0]["token_ids"].shape for rows in batches.plan(0)] == [(2, 13), (2, 13)]
+    assert Batches([[1] * 3, [1] * 17], batch_size=1, shuffle=False).batch(np.array([0]))[0]["token_ids"].shape == (
+        1,
+        8,
+    )

@@ -33,7 +33,7 @@ MODEL_FIELDS = {
 def small_bert(tmp_path_factory):
     """A Hugging Face folder with MiniLM's vocabulary and a small random model: `demo --quick` takes MiniLM itself."""
     folder = tmp_path_factory.mktemp("bert")
-    bert.save(TextClassifier(30522, 2, 2, 96, 2, 300, max_length=64), folder)
+    bert.save(TextClassifier(30522, 2, 5, 96, 2, 300, max_length=64), folder)
     for name in ("vocab.txt", "tokenizer.json"):
         shutil.copy(minilm_folder() / name, folder)
     return folder
