@@ -205,15 +205,14 @@ def test_losses_on_rows_refuse_tokens():
 @pytest.mark.parametrize("make", [lambda tap: hint(tap, tap), lambda tap: similarity_preserving(tap, tap)])
 def test_a_map_of_four_axes_is_refused_where_a_side_has_a_mask(make, side):
     """Queries (B, H, T, d) would pass for a picture, and padding would count."""
-    student, teacher = (
-        Outputs(None, {"layer/query": taps["layer/query"]}) for taps in (student_taps(), teacher_taps())
-    )
-    masked = {"student": student, "teacher": teacher}
-    masked[side] = masked[side]._replace(mask=MASK)
-    shapes = re.escape(f"{student.taps['layer/query'].shape} and {teacher.taps['layer/query'].shape}")
+    query = {"layer/query": student_taps()["layer/query"]}
+    sides = {"student": Outputs(None, query), "teacher": Outputs(None, query)}
+    make("layer/query")(None, **sides)  # for all that it knows a picture
+    sides[side] = sides[side]._replace(mask=MASK)
+    shapes = re.escape("(3, 2, 5, 3) and (3, 2, 5, 3)")
     message = rf"'layer/query'\) have shapes {shapes}, and the {side} has a padding mask.* Name taps \(B, T, D\)"
     with pytest.raises(ValueError, match=message):
-        make("layer/query")(None, masked["student"], masked["teacher"])
+        make("layer/query")(None, **sides)
 
 
 def test_queries_of_text_models_are_refused_when_the_distiller_is_made():
