@@ -12,7 +12,14 @@ import keras
 from keras import ops
 
 from keras_transformer.distillation.outputs import Outputs
-from keras_transformer.distillation.tap_pairs import TapPair, check_same_axes, checked_pairs, mean_over_pairs, paired
+from keras_transformer.distillation.tap_pairs import (
+    TapPair,
+    check_same_axes,
+    checked_pairs,
+    mean_over_pairs,
+    paired,
+    refuse_padded_maps,
+)
 from keras_transformer.distillation.terms import Needs
 from keras_transformer.distillation.unit_vectors import direction_distance
 from keras_transformer.layers.masks import Tensor
@@ -26,6 +33,7 @@ class FeatureLoss(keras.layers.Layer):
 
     W_k is learned, without bias, and there only where the widths differ. Taps (B, T, D) give a value a token,
     (B, T); (B, D) a value a row, (B,); maps of more axes, such as (B, height, width, channels), their mean a row.
+    Those are for models without a padding mask: the mean would take padding in.
 
     Args:
         pairs: (student tap, teacher tap) names.
@@ -34,7 +42,8 @@ class FeatureLoss(keras.layers.Layer):
 
     Raises:
         ValueError: for no pairs; when it is built, which the Distiller does at once where it knows the shapes, if
-            a pair's taps are missing or differ in more than their width, or in their width without projection.
+            a pair's taps are missing or differ in more than their width, or in their width without projection, or
+            have four axes or more where a side has a mask.
     """
 
     def __init__(self, pairs: Iterable[TapPair], distance: Distance, *, project: bool = True, name: str) -> None:
@@ -56,6 +65,7 @@ class FeatureLoss(keras.layers.Layer):
         values = []
         for pair, projection in zip(self.pairs, self.projections, strict=True):
             ours, theirs = paired(pair, student.taps, teacher.taps)
+            refuse_padded_maps(pair, student, teacher)
             distance = self.distance(projection(ops.cast(ours, "float32")), ops.cast(theirs, "float32"))
             values.append(_per_row_or_token(distance))
         return mean_over_pairs(self.pairs, values)

@@ -23,8 +23,8 @@ def true_multi_labels(labels: Tensor, student: Outputs, teacher: Outputs) -> Ten
     the negative log-likelihood of the whole row; it goes with the sum in `soft_multi_labels`.
 
     Args:
-        labels: (B, C) or (B, T, C), 0 or 1, integers, booleans or floats. A row with a -1 among integers or a
-            NaN among floats is unlabelled: its value means nothing and is left out.
+        labels: (B, C) or (B, T, C), 0 or 1, integers, booleans or floats. A row with a number below 0 among
+            integers or a NaN among floats is unlabelled: its value means nothing and is left out.
         student: logits z of the same shape.
         teacher: unused.
 
@@ -81,7 +81,7 @@ def true_values(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
         (B,) or (B, T) float32, at least 0.
 
     Raises:
-        ValueError: if the labels aren't floats, since -1 would mean "unlabelled" among integers, or don't have
+        ValueError: if the labels aren't floats, since below 0 means "unlabelled" among integers, or don't have
             the outputs' shape.
     """
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(labels.dtype)):

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_transformer.distillation.fingerprints import function_fingerprint
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.teachers import Teacher, teacher_of
 from keras_transformer.layers.masks import Tensor
@@ -70,9 +71,9 @@ class SeveralTeachers:
         """sha256 of the teachers' fingerprints and the weights.
 
         Raises:
-            TypeError: if a teacher has none.
+            TypeError: if a teacher has none, or the rule of the weights, see `function_fingerprint`.
         """
-        rule = getattr(self.weights, "__qualname__", repr(self.weights))
+        rule = function_fingerprint(self.weights) if callable(self.weights) else repr(self.weights)
         parts = [_fingerprint_of(teacher) for teacher in self.teachers]
         return hashlib.sha256("\n".join([*parts, rule]).encode()).hexdigest()
 

@@ -28,7 +28,7 @@ LOSSES = {
     "hidden_states": lambda: hidden_states(TWO),
     "hidden_cosine": lambda: hidden_cosine(TWO),
     "patient_states": lambda: patient_states([("second", "second")]),
-    "hint": lambda: hint("picture", "picture"),
+    "hint": lambda: hint("hidden", "hidden"),
     "embedding_states": lambda: embedding_states(),
     "attention_maps": lambda: attention_maps([("attention", "attention")]),
     "attention_scores": lambda: attention_scores([LAYERS]),
