@@ -88,9 +88,10 @@ class CachedTeacher:
 
     def __init__(self, recordings: Recordings) -> None:
         self.recordings = recordings
-        names = (output.name for output in recordings.layout.outputs)
-        taps = tuple(name.removeprefix(RECORDED_TAP) for name in names if name.startswith(RECORDED_TAP))
-        self._recorded = RecordedTeacher(taps)
+        outputs = recordings.layout.outputs
+        known = {output.name: keras.KerasTensor((None, *output.shape), output.dtype) for output in outputs}
+        taps = [name.removeprefix(RECORDED_TAP) for name in known if name.startswith(RECORDED_TAP)]
+        self._recorded = RecordedTeacher(taps, known)
 
     @classmethod
     def load(cls, folder: Path | str) -> "CachedTeacher":

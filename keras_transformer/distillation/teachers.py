@@ -1,6 +1,7 @@
 """Where a teacher's outputs come from: a model that runs, or what was computed before and travels in the batch."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
@@ -71,10 +72,12 @@ class RecordedTeacher:
 
     Args:
         taps: the names of the taps that each batch holds.
+        known: shapes and dtypes of what is recorded, by its key in a batch. A loss with weights then makes them before
+            the first batch, as replicas and `load_weights` want it; None = with the first batch.
     """
 
-    def __init__(self, taps: Iterable[str] = ()) -> None:
-        self.taps = tuple(taps)
+    def __init__(self, taps: Iterable[str] = (), known: Mapping[str, keras.KerasTensor] | None = None) -> None:
+        self.taps, self.known = tuple(taps), known
 
     def student_inputs(self, inputs: Any) -> Any:
         """All inputs but what was recorded of the teacher."""
@@ -95,7 +98,23 @@ class RecordedTeacher:
                 f"RecordedTeacher holds {held} and a term asks it for the taps {unknown}. Record them too "
                 "(cache_teacher(..., taps=[...])), give the teacher model itself, or leave that term out."
             )
-        return lambda inputs: _recorded(inputs, tap_names)
+        return BatchReader(tap_names, self.known)
+
+
+@dataclass(frozen=True)
+class BatchReader:
+    """Reads a teacher's outputs out of a batch's inputs."""
+
+    tap_names: tuple[str, ...]
+    known: Mapping[str, keras.KerasTensor] | None = None  # what each batch will hold; None = only a batch tells
+
+    def __call__(self, inputs: Any) -> Outputs:
+        """Read logits, taps and mask."""
+        return _recorded(inputs, self.tap_names)
+
+    def symbolic_outputs(self) -> Outputs | None:
+        """Shapes and dtypes of what a call gives, as `TappedModel` has them."""
+        return None if self.known is None else _recorded(self.known, self.tap_names)
 
 
 def refuse_probabilities(side: str, model: keras.Model) -> None:
