@@ -17,6 +17,10 @@ class TokenEmbedding(keras.layers.Layer):
     With `kept_pieces` K the table has K rows, and a weight of V integers, `piece_row`, says which row each id takes:
     a model with a smaller vocabulary then still reads the ids of the full one.
 
+    A fresh map sends id i to row i mod K, as hashed features do (Weinberger et al. 2009): every row is in use, and
+    padding and the other special pieces, whose ids are the lowest, keep their own. So a fresh or cloned model tells
+    texts apart and can be trained as it is; which pieces are alike it doesn't know. `compression.cut` sets the map.
+
     Args:
         vocab_size: number of token ids V that may come in.
         model_dim: width D of the output.
@@ -61,13 +65,16 @@ class TokenEmbedding(keras.layers.Layer):
         if self.kept_pieces is not None:
             self.piece_row = self.add_weight(
                 shape=(self.vocab_size,),
-                initializer="zeros",
+                initializer=self._fresh_map,
                 dtype="int32",
                 trainable=False,
                 name="piece_row",
             )
         if self.factor is not None:
             self.factor.build((*input_shape, self.embedding_dim))
+
+    def _fresh_map(self, shape: tuple, dtype: str) -> Tensor:
+        return ops.mod(ops.arange(shape[0], dtype=dtype), self.kept_pieces)
 
     def call(self, token_ids: Tensor) -> Tensor:
         """(B, T) ids in 0..V-1 -> (B, T, D). Ids out of range are the caller's to catch: kernels don't agree."""
