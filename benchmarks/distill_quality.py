@@ -96,9 +96,6 @@ METHODS = {
 LONGER = 1500
 THREE_LAYERS = StudentPlan(layers=(0, 2, 4), inner_dim=256, embedding_dim=96, min_count=3)
 SMALL = {
-    f"the demo's student, {sentiment.STUDENT_STEPS} steps": Method(
-        start="pretrained", pooled=sentiment.SOFT.pooled, plan=sentiment.PLAN, steps=sentiment.STUDENT_STEPS
-    ),
     f"the demo's student, {LONGER} steps": Method(
         start="pretrained", pooled=sentiment.SOFT.pooled, plan=sentiment.PLAN, steps=LONGER
     ),
