@@ -114,10 +114,13 @@ def check_filters(temperature: float, top_k: int | None, top_p: float | None, mi
             raise ValueError(f"{name}={value!r} must be above 0 and at most 1. Use {name}=None to switch it off.")
 
 
-def _seed(seed: int | Tensor) -> Tensor:
+def _seed(seed: Any) -> Tensor:
     """() int64."""
-    in_range = isinstance(seed, Integral) and not isinstance(seed, bool) and -LARGEST_SEED <= seed <= LARGEST_SEED
-    if not (in_range or (tf.is_tensor(seed) and seed.dtype.is_integer)):
+    if isinstance(seed, Integral) and not isinstance(seed, bool):
+        whole = abs(int(seed)) <= LARGEST_SEED
+    else:
+        whole = tf.is_tensor(seed) and seed.dtype.is_integer
+    if not whole:
         raise ValueError(
             f"seed={seed!r} must be a whole number of at most {LARGEST_SEED}, or an integer tensor of shape (). "
             "Use for example seed=7."

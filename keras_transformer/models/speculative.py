@@ -80,11 +80,13 @@ def speculative(
     for name, prompted in (("draft_prompted", draft_prompted), ("target_prompted", target_prompted)):
         _require_position(name, prompted.state)
 
+    size = target_prompted.logits.shape[-1]
+
     def body(running: _Running) -> tuple[_Running]:
         drafted, draft = _propose(draft_step, running.last, running.draft, num_drafted)
         read = tf.concat([tf.expand_dims(running.last, 1), drafted], axis=1)  # (B, D + 1)
         logits, target = target_extend(read, running.target)
-        logits = tf.cast(logits, tf.float32)  # (B, D + 1, V)
+        logits = tf.reshape(tf.cast(logits, tf.float32), (-1, num_drafted + 1, size))  # (B, D + 1, V)
         chosen = best_token(logits)  # (B, D + 1)
         kept = _kept(drafted, chosen, max_tokens - running.count, running.ended, end_id)
         after = _take(running, chosen, log_probability(logits, chosen), kept, end_id)

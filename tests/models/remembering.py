@@ -24,6 +24,31 @@ class Prompted(NamedTuple):
     state: State
 
 
+@tf.function(
+    input_signature=[
+        tf.TensorSpec((None, None)),
+        tf.TensorSpec((None, None)),
+        tf.TensorSpec((None,)),
+        tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((None, None, None)),
+    ],
+    autograph=False,
+)
+def one_step(embedding, output, bias, token_ids, position, cache):
+    """Logits (B, V) and the new cache. One graph for all sizes: eager code would take most of the tests' time."""
+    room = tf.shape(cache)[1]
+    place = tf.expand_dims(tf.range(room), 0)  # (1, S)
+    here = tf.equal(place, tf.expand_dims(position, 1))  # (B, S)
+    new = tf.expand_dims(tf.gather(embedding, token_ids), 1)
+    cache = tf.where(tf.expand_dims(here, -1), new, cache)
+    age = tf.expand_dims(position, 1) - place
+    weight = tf.pow(FADING, tf.cast(tf.maximum(age, 0), tf.float32))
+    read = tf.where(tf.expand_dims(age >= 0, -1), tf.expand_dims(weight, -1) * cache, 0.0)
+    logits = tf.matmul(tf.tanh(tf.reduce_sum(read, axis=1)), output) + bias
+    return tf.where(tf.expand_dims(position < room, 1), logits, np.nan), cache
+
+
 class Remembering:
     def __init__(self, vocab_size, seed, sharpness=3.0, width=5):
         random = np.random.default_rng(seed)
@@ -52,16 +77,8 @@ class Remembering:
     def step(self, token_ids, state):
         self.steps += 1
         (cache,) = state.cache
-        place = tf.expand_dims(tf.range(cache.shape[1]), 0)  # (1, S)
-        here = tf.equal(place, tf.expand_dims(state.position, 1))
-        new = tf.expand_dims(tf.gather(self.embedding, token_ids), 1)
-        cache = tf.where(tf.expand_dims(here, -1), new, cache)
-        age = tf.expand_dims(state.position, 1) - place
-        weight = tf.pow(FADING, tf.cast(tf.maximum(age, 0), tf.float32))
-        read = tf.where(tf.expand_dims(age >= 0, -1), tf.expand_dims(weight, -1) * cache, 0.0)
-        logits = tf.matmul(tf.tanh(tf.reduce_sum(read, axis=1)), self.output) + self.bias
-        has_room = tf.expand_dims(state.position < cache.shape[1], 1)
-        return tf.where(has_room, logits, np.nan), State(state.position + 1, (cache,))
+        logits, cache = one_step(self.embedding, self.output, self.bias, token_ids, state.position, cache)
+        return logits, State(state.position + 1, (cache,))
 
     def logits(self, token_ids):
         """Scores of the next id after `token_ids`."""
