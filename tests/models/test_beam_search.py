@@ -118,7 +118,7 @@ def test_a_beam_as_wide_as_all_texts_finds_the_best_of_all(vocab_size, max_token
         assert_same(beams, row, expected, end_id)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     width=st.integers(1, 5),
@@ -142,7 +142,7 @@ def test_any_beam_is_the_search_over_lists_that_never_stops_early(seed, width, n
         assert_same(beams, row, beam_oracle(model, prompt, 3, max_tokens, width, alpha, num_best), 3)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 10_000), num_groups=st.integers(1, 3), diversity=st.sampled_from([0.0, 0.7, 5.0]))
 def test_a_diverse_beam_is_the_one_over_lists(seed, num_groups, diversity):
     model = Remembering(7, seed, sharpness=1.0)
