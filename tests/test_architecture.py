@@ -20,7 +20,7 @@ ORDER = [
     ["files"],
     ["data"],
     ["layers"],
-    ["training"],
+    ["training", "scores"],
     ["pretrained"],
     ["models"],
     ["distillation"],
@@ -39,7 +39,19 @@ NEVER = {
     "export": {"keras_transformer.models", "keras_transformer.pretrained", "keras_transformer.distillation"},
 }
 # What a phone file, `--help` and the reading of a bundle need: TensorFlow would cost them seconds.
-LIGHT = ["", "checks", "files", "version", "bundle", "serving", "benchmark", "report", "cli", "data.tokenizer"]
+LIGHT = [
+    "",
+    "checks",
+    "files",
+    "version",
+    "scores",
+    "bundle",
+    "serving",
+    "benchmark",
+    "report",
+    "cli",
+    "data.tokenizer",
+]
 VAGUE = {"utils", "util", "common", "helpers", "misc", "base"}
 # Brackets, so that a search for such a word doesn't end here.
 SILENCED_OR_UNFINISHED = re.compile(r"n[o]qa|type[:] ignore|(pylint|ruff|mypy)[:]|fmt[:] off|T[O]DO|F[I]XME|X[X]X")
