@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from keras_transformer import files
 from keras_transformer.checks import positive_integer
 from keras_transformer.data.text_pieces import MARK, normalized, runs
+from keras_transformer.data.token_rows import check_texts, padded
 from keras_transformer.files import ModelFileError
 
 PAD, START, END, MASK = "[PAD]", "[START]", "[END]", "[MASK]"
@@ -134,11 +135,7 @@ class ReversibleTokenizer:
             ValueError: if `max_length` has no room for a piece.
         """
         check_max_length(max_length)
-        if isinstance(texts, str):
-            raise TypeError(f"texts={texts[:40]!r} is one string: a list of texts is needed. Use [text].")
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts[{row}]={text!r} is no string. Give each text as a str.")
+        check_texts(texts)
         return [[*self._pieces(text, max_length - 1), self.end_id] for text in texts]
 
     def decode(self, token_ids: Iterable[int]) -> str:
@@ -160,13 +157,7 @@ class ReversibleTokenizer:
         Raises:
             ValueError: if a row is longer than `length`.
         """
-        longest = max((len(row) for row in token_ids), default=0)
-        if length is not None and longest > length:
-            raise ValueError(f"length={length} is too short for a row of {longest} ids. Use length={longest} or more.")
-        padded = np.zeros((len(token_ids), longest if length is None else length), np.int32)
-        for row, ids in enumerate(token_ids):
-            padded[row, : len(ids)] = ids
-        return padded
+        return padded(token_ids, length, self.pad_id)
 
     def piece_bytes(self) -> list[bytes]:
         """What each id adds to a text, as bytes: nothing for a special piece, a space for a mark."""

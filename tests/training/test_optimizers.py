@@ -82,7 +82,8 @@ def test_adamw_of_keras_decays_apart_from_the_gradient():
     w = START.astype(np.float64)
     for ratio in loop_moments(0.9, 0.999, 1e-7):
         w = w - 0.1 * 0.3 * w - 0.1 * ratio
-    np.testing.assert_allclose(moved(keras.optimizers.AdamW(0.1, weight_decay=0.3), START), w, atol=2e-6)
+    # 1 - 0.999 has four digits in float32, which the steps of Adam inherit.
+    np.testing.assert_allclose(moved(keras.optimizers.AdamW(0.1, weight_decay=0.3), START), w, atol=2e-5)
 
 
 def test_the_warm_up_is_equation_3():

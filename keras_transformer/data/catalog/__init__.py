@@ -1,6 +1,7 @@
 """One tfds builder per built-in data set; importing this package registers them with `tfds.load`."""
 
-from keras_transformer.data.catalog.english_german import (
+from keras_transformer.data.catalog.bible import Bible, WorldEnglishBible, world_english_bible
+from keras_transformer.data.catalog.english_german_pairs import (
     EnglishGerman,
     EnglishGermanPairs,
     english_german,
@@ -9,7 +10,6 @@ from keras_transformer.data.catalog.english_german import (
     messages_in,
 )
 from keras_transformer.data.catalog.movie_snippets import MovieSnippets, Snippets, snippets
-from keras_transformer.data.catalog.world_english_bible import Bible, WorldEnglishBible, world_english_bible
 
 __all__ = [
     "Bible",
