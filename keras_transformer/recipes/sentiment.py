@@ -39,9 +39,9 @@ LATENCY_ROUNDS = 2
 TEACHER = Schedule(epochs=2, batch_size=32, learning_rate=5e-5)
 FROZEN = ("tokens", "encoder_0")  # of the teacher: more than half of its weights, and time that ten minutes lack
 DROPOUT = 0.0  # drawing random numbers costs time that the ten minutes lack
-STUDENT = Schedule(epochs=2, batch_size=64, learning_rate=7e-4)
-STUDENT_STEPS = 500  # 1.5 times round all texts; the same for both students
-PLAN = StudentPlan(layers=(1, 4), inner_dim=256, embedding_dim=96, min_count=3)
+STUDENT = Schedule(epochs=3, batch_size=64, learning_rate=7e-4)
+STUDENT_STEPS = 750  # 2.3 times round all texts; the same for both students
+PLAN = StudentPlan(layers=(1, 4), inner_dim=256, embedding_dim=192, min_count=3)
 SOFT = Soft(weight=0.8, temperature=2.0)
 LABELS_ONLY, DISTILLED = "student_labels_only", "student_distilled"
 
