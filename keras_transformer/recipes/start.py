@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from keras_transformer import bundle
 from keras_transformer.checks import UserError
 from keras_transformer.data import assets
 from keras_transformer.data.tokenizer import WordPiece
-from keras_transformer.models import BASE, SMALL, TINY, TextClassifier
+from keras_transformer.files import ModelFileError
+from keras_transformer.models import BASE, SMALL, TINY, CausalLM, Seq2Seq, TextClassifier
 from keras_transformer.pretrained import bert
 from keras_transformer.recipes.plan import FINE_TUNING, FROM_NOTHING, Effort
 
@@ -17,6 +18,7 @@ VOCAB_SIZE = 8000  # pieces learned from the training texts
 FRESH_MAX_LENGTH = 512
 
 Tell = Callable[[str], None]
+Model = TypeVar("Model", TextClassifier, CausalLM, Seq2Seq)
 
 
 class Start(NamedTuple):
@@ -68,11 +70,22 @@ def fresh(size: str, tokenizer: WordPiece) -> Start:
     return Start(tokenizer, build, FRESH_MAX_LENGTH, FROM_NOTHING)
 
 
-def with_policy(model: TextClassifier, policy: str) -> TextClassifier:
-    """A copy of `model` that computes in another precision; the weights are the same."""
-    twin = TextClassifier.from_config({**model.get_config(), "dtype": policy})
+def with_policy(model: Model, policy: str) -> Model:
+    """A copy of a model of ours that computes in another precision; the weights are the same."""
+    twin = type(model).from_config({**model.get_config(), "dtype": policy})
     twin.set_weights(model.get_weights())
     return twin
+
+
+def word_pieces(classifier: bundle.Bundle) -> WordPiece:
+    """The tokenizer of a classifier's bundle.
+
+    Raises:
+        ModelFileError: if it is of another kind, which no classifier of ours has.
+    """
+    if not isinstance(classifier.tokenizer, WordPiece):
+        raise ModelFileError(f"{classifier.folder}: a classifier reads word pieces, and it has others. Train it again.")
+    return classifier.tokenizer
 
 
 def _hugging_face(folder: Path) -> Start:
@@ -94,4 +107,4 @@ def _older_run(folder: Path) -> Start:
                 weight.assign(kept[weight.path])
         return model
 
-    return Start(older.tokenizer, build, older.model.max_length, FINE_TUNING)
+    return Start(word_pieces(older), build, older.model.max_length, FINE_TUNING)

@@ -1,0 +1,202 @@
+"""A user's own pairs through train and distil, on a small language and the smallest sizes."""
+
+import json
+
+import numpy as np
+import pytest
+from sentences import sentence_pairs, write_columns
+
+from keras_transformer import bundle, generation
+from keras_transformer.checks import UserError
+from keras_transformer.data.text import Pairs
+from keras_transformer.evaluation import evaluate_translations
+from keras_transformer.files import ModelFileError
+from keras_transformer.keras_writers import Translator
+from keras_transformer.recipes import token_start
+from keras_transformer.recipes.settings import command
+from keras_transformer.recipes.translate import DistillSettings, TrainSettings, distill, train
+from keras_transformer.training import checkpoints
+
+ROWS, MORE = 110, 13
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    sources, targets = zip(*sentence_pairs(ROWS + MORE), strict=True)
+    write_columns(folder / "pairs.csv", english=sources[:ROWS], german=targets[:ROWS])
+    write_columns(folder / "more.csv", english=sources[ROWS:])
+    return folder
+
+
+def settings(files, out, **changes):
+    given = {"data": files / "pairs.csv", "out": out, "quiet": True, "epochs": 1}
+    return {**given, "source_column": "english", "target_column": "german", **changes}
+
+
+@pytest.fixture(scope="module")
+def teacher(files):
+    """A run folder made by `train`, and what `train` told."""
+    out = files / "runs" / "teacher"
+    return out, train(TrainSettings(**settings(files, out, size="tiny", epochs=2)))
+
+
+def student_settings(files, teacher, out, **changes):
+    return DistillSettings(**settings(files, out, teacher=teacher[0], **changes))
+
+
+def weights(folder):
+    return bundle.load(folder).model.get_weights()
+
+
+def test_train_writes_a_run_folder_whose_model_scores_what_was_told(files, teacher):
+    out, told = teacher
+    loaded = bundle.load(out, task="translate")
+    assert (told["n"], told["epochs"], told["rows"]) == (11, 2, ROWS - 11)
+    assert {name: loaded.manifest.metrics[name] for name in ("bleu", "chrf", "n")} == {
+        name: told[name] for name in ("bleu", "chrf", "n")
+    }
+    assert loaded.labels == []
+    truth = dict(sentence_pairs(ROWS))
+    assert len(set(loaded.examples)) == 11
+    held_out = Pairs(loaded.examples, [truth[text] for text in loaded.examples])
+    assert evaluate_translations(generation.load(out), held_out)._asdict().items() <= told.items()
+    assert sorted(path.name for path in out.parent.iterdir()) == ["teacher"]
+
+
+def test_distill_writes_a_smaller_model_of_the_same_vocabulary(files, teacher, tmp_path, monkeypatch):
+    asked = []
+    translate = Translator.translate
+
+    def counted(self, source_ids, *arguments):
+        asked.append(len(source_ids))
+        return translate(self, source_ids, *arguments)
+
+    monkeypatch.setattr(Translator, "translate", counted)
+    out = tmp_path / "student"
+    told = distill(student_settings(files, teacher, out, unlabelled=files / "more.csv", beam=2))
+    big, small = bundle.load(teacher[0]), bundle.load(out)
+    assert small.tokenizer.vocab == big.tokenizer.vocab
+    assert (small.model.num_layers, small.model.num_decoder_layers, small.model.model_dim) == (1, 1, 64)
+    assert small.model.count_params() < big.model.count_params() / 2
+    assert told["teacher_bleu"] == pytest.approx(teacher[1]["bleu"])
+    assert told["rows"] == ROWS - 11 + MORE
+    assert asked[0] == ROWS - 11 + MORE  # then the held-out texts, of both models
+    assert not out.with_name("student.partial").exists()
+
+
+def test_without_a_search_the_student_sees_the_true_targets_alone(files, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(Translator, "translate", lambda self, source_ids, *_: [[] for _ in source_ids])
+    told = distill(student_settings(files, teacher, tmp_path / "student", beam=0))
+    assert told["rows"] == ROWS - 11
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base", None])
+@pytest.mark.parametrize("layers", [1, 2, 6])
+def test_every_size_is_one_that_a_student_can_have(size, layers):
+    class Teacher:
+        num_layers, num_decoder_layers, model_dim, num_heads, inner_dim = layers, layers, 10 * layers, layers, 37
+
+    arguments = token_start.student_size(size, Teacher())
+    assert arguments["model_dim"] % (2 * arguments["num_heads"]) == 0
+    if size is None:
+        assert arguments["model_dim"] < Teacher.model_dim
+        assert arguments["num_layers"] <= Teacher.num_layers
+        assert arguments["inner_dim"] < Teacher.inner_dim
+
+
+def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(files, teacher, tmp_path, monkeypatch):
+    """Stopped after the first epoch of two; what the teacher wrote is kept, too."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    distill(student_settings(files, teacher, whole, epochs=2))
+
+    def stop(self, epoch, logs=None):
+        end_of_epoch(self, epoch, logs)
+        raise KeyboardInterrupt
+
+    end_of_epoch = checkpoints.ResumableTraining.on_epoch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.ResumableTraining, "on_epoch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            distill(student_settings(files, teacher, killed, epochs=2))
+    partial = tmp_path / "killed.partial"
+    assert sorted(path.name for path in partial.iterdir()) == ["answers.json", "decision.json", "state.safetensors"]
+    answers = json.loads((partial / "answers.json").read_text())
+    asked = []
+    translate = Translator.translate
+    with monkeypatch.context() as patch:
+        patch.setattr(Translator, "translate", lambda self, ids, *a: asked.append(len(ids)) or translate(self, ids, *a))
+        distill(student_settings(files, teacher, killed, epochs=2))
+    assert len(answers["answers"]) == ROWS - 11
+    assert asked == [11, 11]  # the held-out texts alone
+    assert all(np.array_equal(one, two) for one, two in zip(weights(whole), weights(killed), strict=True))
+    assert not partial.exists()
+
+
+def test_an_older_run_folder_is_a_start(files, teacher, tmp_path):
+    again = tmp_path / "again"
+    train(TrainSettings(**settings(files, again, init=str(teacher[0]), learning_rate=1e-12)))
+    for before, after in zip(weights(teacher[0]), weights(again), strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source_column": "french"}, r"no column 'french'; found \['english', 'german'\]"),
+        ({"source_column": "german"}, "source and target are both column 'german'"),
+        ({"init": "nowhere"}, "--init nowhere: is no run folder, and to 'translate' a model starts from one or"),
+        ({"init": "TEACHER", "size": "tiny"}, r"--size tiny: the weights of --init .* Leave --size out"),
+        ({"max_length": 3}, "--max-length 3: each of the 99 pairs has a longer text. Use a larger number"),
+    ],
+)
+def test_a_mistake_in_the_options_is_told_and_nothing_is_written(files, teacher, tmp_path, change, message):
+    change = {name: str(teacher[0]) if value == "TEACHER" else value for name, value in change.items()}
+    with pytest.raises(UserError, match=message):
+        train(TrainSettings(**settings(files, tmp_path / "out", **change)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("english,german\na dog,ein Hund\na cat,\n", "line 3, column 'german': the row has no target"),
+        ("english,german\n" + "a dog,ein Hund\n" * 3, "has 3 pairs: some train and some measure"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told(tmp_path, content, message):
+    (tmp_path / "pairs.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        train(TrainSettings(**settings(tmp_path, tmp_path / "out")))
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"init": "teacher"}, "--init teacher: only a classifier is cut out of its teacher"),
+        ({"max_length": 200}, r"--max-length 200: the teacher was trained on texts of up to \d+ word pieces"),
+        ({"beam": 0, "unlabelled": "more.csv"}, "--beam 0 with --unlabelled: nobody would translate those texts"),
+    ],
+)
+def test_a_student_that_cannot_be_is_refused(files, teacher, tmp_path, change, message):
+    change = {name: files / value if name == "unlabelled" else value for name, value in change.items()}
+    with pytest.raises(UserError, match=message):
+        distill(student_settings(files, teacher, tmp_path / "out", **change))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_of_another_task_is_refused(files, small_bundle, tmp_path):
+    with pytest.raises(ModelFileError, match="was trained for 'classify', and 'translate' is needed here"):
+        distill(student_settings(files, (small_bundle, {}), tmp_path / "out"))
+
+
+def test_the_command_in_the_manifest_is_the_one_that_made_the_folder(files, teacher):
+    columns = "--source-column english --target-column german"
+    data = f"--data {files / 'pairs.csv'} --out {teacher[0]} --size tiny --epochs 2"
+    assert bundle.read(teacher[0]).manifest.command == f"keras-transformer train translate {data} {columns}"
+    given = student_settings(files, teacher, files / "s", beam=0)
+    assert command(given) == (
+        f"keras-transformer distill {teacher[0]} --data {files / 'pairs.csv'} --out {files / 's'} --epochs 1 {columns} "
+        "--beam 0"
+    )
