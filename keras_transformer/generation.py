@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from keras_transformer import bundle
 from keras_transformer.checks import UserError, positive, positive_integer
+from keras_transformer.data.saved_tokenizers import reversible_pieces
 from keras_transformer.files import ModelFileError
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 
@@ -112,4 +113,4 @@ def load(path: Path | str) -> Writer:
 
     loaded = bundle.load(path, task=task)
     make = keras_writers.Translator if task == TRANSLATE else keras_writers.Continuer
-    return make(loaded.model, loaded.tokenizer, loaded.manifest.max_length)
+    return make(loaded.model, reversible_pieces(loaded.tokenizer, path), loaded.manifest.max_length)

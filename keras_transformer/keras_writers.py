@@ -160,7 +160,7 @@ def chosen_tokens(
     limits: dict[str, Any] = {"end_id": end_id, "max_tokens": max_tokens}
     if decoding.draws:
         temperature = decoding.temperature or 1.0
-        filters = {"temperature": temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
+        filters: dict[str, Any] = {"temperature": temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
         return sample(step, prompted, seed=seed, **filters, **limits).token_ids
     if (decoding.beam or 1) > 1:
         found = beam(step, prompted, width=decoding.beam or 1, reorder=_reorder, **limits)

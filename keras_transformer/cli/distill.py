@@ -120,9 +120,8 @@ def distill(
         if task == TRANSLATE:
             from keras_transformer.recipes import translate
 
-            pairs = {"source_column": source_column, "target_column": target_column}
-            more: dict[str, Any] = {"unlabelled": unlabelled, "beam": beam}
-            result = translate.distill(translate.DistillSettings(**given, **pairs, **more))
+            given |= {"source_column": source_column, "target_column": target_column, "beam": beam}
+            result = translate.distill(translate.DistillSettings(**given, unlabelled=unlabelled))
         elif task == LANGUAGE_MODEL:
             from keras_transformer.recipes import language_model
 
@@ -130,8 +129,8 @@ def distill(
         else:
             from keras_transformer.recipes import classify
 
-            columns = {"text_column": text_column, "label_column": label_column}
-            result = classify.distill(classify.DistillSettings(**given, **columns, unlabelled=unlabelled))
+            given |= {"text_column": text_column, "label_column": label_column}
+            result = classify.distill(classify.DistillSettings(**given, unlabelled=unlabelled))
     show_run(out, result, as_json)
 
 

@@ -72,5 +72,9 @@ LearningRate = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option("--minutes", help="minutes that training may take at most", show_default="no limit"),
+    typer.Option(
+        "--minutes",
+        help="minutes that training may take at most, and a teacher's writing before it",
+        show_default="no limit",
+    ),
 ]

@@ -79,8 +79,8 @@ def train(
         if task == TRANSLATE:
             from keras_transformer.recipes import translate
 
-            pairs = {"source_column": source_column, "target_column": target_column}
-            result = translate.train(translate.TrainSettings(**given, **pairs))
+            given |= {"source_column": source_column, "target_column": target_column}
+            result = translate.train(translate.TrainSettings(**given))
         elif task == LANGUAGE_MODEL:
             from keras_transformer.recipes import language_model
 
@@ -88,8 +88,8 @@ def train(
         else:
             from keras_transformer.recipes import classify
 
-            columns = {"text_column": text_column, "label_column": label_column}
-            result = classify.train(classify.TrainSettings(**given, **columns))
+            given |= {"text_column": text_column, "label_column": label_column}
+            result = classify.train(classify.TrainSettings(**given))
     show_run(out, result, as_json)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from keras_transformer import bundle
 from keras_transformer.checks import UserError
 from keras_transformer.data.batching import UNLABELLED, Batches
+from keras_transformer.data.saved_tokenizers import word_pieces
 from keras_transformer.data.text import Table, class_names, label_ids, read_table
 from keras_transformer.data.tokenizer import WordPiece
 from keras_transformer.models import TextClassifier
@@ -103,7 +104,7 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     """
     _check_student_start(settings)
     teacher = bundle.load(settings.teacher, task=settings.task)
-    job, tokenizer = Job(settings), start.word_pieces(teacher)
+    job, tokenizer = Job(settings), word_pieces(teacher.tokenizer, settings.teacher)
     table = read_table(settings.data, settings.text_column, settings.label_column)
     parts = plan.split(table)
     labels = label_ids(parts.training.labels or [], teacher.labels)
@@ -214,7 +215,7 @@ def _student(
     settings: DistillSettings, teacher: bundle.Bundle, ids: Sequence[Sequence[int]], max_length: int
 ) -> TextClassifier:
     """The student to train: cut out of the teacher, or from nothing of the size that the settings name, or tiny."""
-    big, tokenizer, policy = teacher.model, start.word_pieces(teacher), fastest_policy()
+    big, tokenizer, policy = teacher.model, word_pieces(teacher.tokenizer, settings.teacher), fastest_policy()
     if not _is_cut(settings):
         return start.fresh(settings.size or "tiny", tokenizer).build(len(teacher.labels), policy)
     return cut_student(

@@ -27,8 +27,9 @@ class Work(NamedTuple):
     """What there is to train on."""
 
     rows: int
-    seconds: float  # expected for all rows once, see `Job.seconds`
+    seconds: float  # expected for an epoch over all rows, see `Job.seconds`
     what: str  # the rows in words, for example "texts, up to 64 word pieces"
+    once: float = 0.0  # seconds expected for what is done with all rows before the first epoch
 
 
 class Job:
@@ -70,10 +71,10 @@ class Job:
         """
         decided = self.unfinished.recall()
         if decided is None:
-            fits = plan.affordable(work.seconds, work.rows, schedule.epochs, self.given.minutes)
+            fits = plan.affordable(work.seconds, work.rows, schedule.epochs, self.given.minutes, work.once)
         else:
-            share = decided["rows"] / work.rows
-            fits = plan.Affordable(decided["epochs"], decided["rows"], share * work.seconds * decided["epochs"])
+            seconds = decided["rows"] / work.rows * (work.once + work.seconds * decided["epochs"])
+            fits = plan.Affordable(decided["epochs"], decided["rows"], seconds)
         self.unfinished.remember({"epochs": fits.epochs, "rows": fits.rows})
         kept = np.sort(np.random.default_rng(self.given.seed).permutation(work.rows)[: fits.rows])
         self.tell(

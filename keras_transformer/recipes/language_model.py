@@ -11,6 +11,7 @@ import numpy as np
 from keras_transformer import bundle
 from keras_transformer.data.packing import PackedBatches
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
+from keras_transformer.data.saved_tokenizers import reversible_pieces
 from keras_transformer.data.text import read_table
 from keras_transformer.evaluation import evaluate_language
 from keras_transformer.keras_writers import WHOLE, Continuer
@@ -89,7 +90,7 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     token_start.check_student(settings)
     teacher = bundle.load(settings.teacher, task=settings.task)
     job, (training, held_out) = Job(settings), _read(settings)
-    tokenizer, most = token_start.reversible_pieces(teacher), teacher.manifest.max_length
+    tokenizer, most = reversible_pieces(teacher.tokenizer, settings.teacher), teacher.manifest.max_length
     max_length = job.max_length(tokenizer, training, most, "the teacher reads", fewest=most)
     keras.utils.set_random_seed(settings.seed)
     size = token_start.student_size(settings.size, teacher.model)

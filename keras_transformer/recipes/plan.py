@@ -171,21 +171,23 @@ class Affordable:
     seconds: float  # expected
 
 
-def affordable(seconds: float, rows: int, epochs: int, minutes: float | None) -> Affordable:
-    """Fewer epochs, and if need be fewer rows of the one left, so that training takes about `minutes` at most.
+def affordable(seconds: float, rows: int, epochs: int, minutes: float | None, once: float = 0.0) -> Affordable:
+    """Fewer epochs, and if need be fewer rows of the one left, so that all takes about `minutes` at most.
 
     Args:
         seconds: expected for one epoch over all rows.
         rows: how many there are.
         epochs: wanted.
         minutes: allowed; None = no limit.
+        once: seconds expected for what is done with all rows before the first epoch.
     """
-    if minutes is None or seconds * epochs <= 60 * minutes:
-        return Affordable(epochs, rows, seconds * epochs)
-    fitting = int(60 * minutes / seconds)
+    allowed = math.inf if minutes is None else 60 * minutes
+    if once + seconds * epochs <= allowed:
+        return Affordable(epochs, rows, once + seconds * epochs)
+    fitting = int((allowed - once) / seconds)
     if fitting >= 1:
-        return Affordable(fitting, rows, seconds * fitting)
-    return Affordable(1, max(1, int(rows * 60 * minutes / seconds)), 60 * minutes)
+        return Affordable(fitting, rows, once + seconds * fitting)
+    return Affordable(1, max(1, int(rows * allowed / (once + seconds))), allowed)
 
 
 def duration(seconds: float) -> str:

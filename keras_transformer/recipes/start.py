@@ -7,8 +7,8 @@ from typing import NamedTuple, TypeVar
 from keras_transformer import bundle
 from keras_transformer.checks import UserError
 from keras_transformer.data import assets
+from keras_transformer.data.saved_tokenizers import word_pieces
 from keras_transformer.data.tokenizer import WordPiece
-from keras_transformer.files import ModelFileError
 from keras_transformer.models import BASE, SMALL, TINY, CausalLM, Seq2Seq, TextClassifier
 from keras_transformer.pretrained import bert
 from keras_transformer.recipes.plan import FINE_TUNING, FROM_NOTHING, Effort
@@ -77,17 +77,6 @@ def with_policy(model: Model, policy: str) -> Model:
     return twin
 
 
-def word_pieces(classifier: bundle.Bundle) -> WordPiece:
-    """The tokenizer of a classifier's bundle.
-
-    Raises:
-        ModelFileError: if it is of another kind, which no classifier of ours has.
-    """
-    if not isinstance(classifier.tokenizer, WordPiece):
-        raise ModelFileError(f"{classifier.folder}: a classifier reads word pieces, and it has others. Train it again.")
-    return classifier.tokenizer
-
-
 def _hugging_face(folder: Path) -> Start:
     def build(num_classes: int, policy: str) -> TextClassifier:
         return TextClassifier.from_pretrained(folder, num_classes, dtype=policy)
@@ -107,4 +96,4 @@ def _older_run(folder: Path) -> Start:
                 weight.assign(kept[weight.path])
         return model
 
-    return Start(word_pieces(older), build, older.model.max_length, FINE_TUNING)
+    return Start(word_pieces(older.tokenizer, folder), build, older.model.max_length, FINE_TUNING)

@@ -9,7 +9,7 @@ import keras
 from keras_transformer import bundle
 from keras_transformer.checks import UserError
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
-from keras_transformer.files import ModelFileError
+from keras_transformer.data.saved_tokenizers import reversible_pieces
 from keras_transformer.recipes.settings import Settings
 from keras_transformer.recipes.start import SIZES, VOCAB_SIZE
 
@@ -41,20 +41,7 @@ def choose(settings: Settings, texts: Iterable[str]) -> TokenStart:
             "Use --init none, or a folder that `train` wrote."
         )
     older = bundle.load(init, task=settings.task)
-    return TokenStart(reversible_pieces(older), older.model)
-
-
-def reversible_pieces(loaded: bundle.Bundle) -> ReversibleTokenizer:
-    """The tokenizer of a bundle whose model writes texts.
-
-    Raises:
-        ModelFileError: if it forgets where spaces were, as word pieces do.
-    """
-    if not isinstance(loaded.tokenizer, ReversibleTokenizer):
-        raise ModelFileError(
-            f"{loaded.folder}: its word pieces forget where spaces were, so it can't write texts. Train it again."
-        )
-    return loaded.tokenizer
+    return TokenStart(reversible_pieces(older.tokenizer, init), older.model)
 
 
 def check_student(settings: Settings) -> None:

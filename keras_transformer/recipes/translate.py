@@ -12,6 +12,7 @@ from keras_transformer.checks import UserError
 from keras_transformer.data.epochs import rounded_up
 from keras_transformer.data.pair_batches import PairBatches
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
+from keras_transformer.data.saved_tokenizers import reversible_pieces
 from keras_transformer.data.text import Pairs, read_pairs, read_table
 from keras_transformer.evaluation import evaluate_translations, require_sacrebleu
 from keras_transformer.generation import Decoding
@@ -119,7 +120,7 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     token_start.check_student(settings)
     loaded = bundle.load(settings.teacher, task=settings.task)
     job, (training, held_out) = Job(settings), _read(settings)
-    tokenizer, most = token_start.reversible_pieces(loaded), loaded.manifest.max_length
+    tokenizer, most = reversible_pieces(loaded.tokenizer, settings.teacher), loaded.manifest.max_length
     both = [*training.sources, *training.targets]
     max_length = job.max_length(tokenizer, both, most, "the teacher was trained on texts of")
     pairs = _encoded(tokenizer, training, max_length)
@@ -133,12 +134,14 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     running = with_policy(loaded.model, job.policy)
     learning = cost.BACKWARD * job.seconds(cost.pair_operations(student, *expected.lengths))
     listening = job.seconds(cost.pair_operations(running, *expected.lengths))
-    shows = 1 if settings.beam == 0 else 2
-    schedule, kept = _afford(job, student, expected, max_length, shows * (learning + listening), shows)
+    width = 1 if settings.beam is None else settings.beam
+    shows = 2 if width else 1
+    writing = width * cost.DECODING * listening
+    schedule, kept = _afford(job, student, expected, max_length, shows * (learning + listening), shows, writing)
     true = kept[kept < len(pairs.sources)]
     shown = [pairs.rows(true)]
     if shows == 2:
-        shown.append(_of_teacher(job, teacher, expected.rows(kept), settings.beam or 1))
+        shown.append(_of_teacher(job, teacher, expected.rows(kept), width, writing * len(kept) / len(expected.sources)))
     both_kinds = PairIds([ids for one in shown for ids in one.sources], [ids for one in shown for ids in one.targets])
     batches = _batches(tokenizer, both_kinds, schedule, settings.seed)
     fit_on_teacher_tokens(student, running, batches, schedule, title="distilling", run=job.run())
@@ -186,7 +189,7 @@ def _fresh(tokenizer: ReversibleTokenizer, size: dict[str, Any], policy: str) ->
 
 
 def _afford(
-    job: Job, model: Seq2Seq, pairs: PairIds, max_length: int, seconds: float, shows: int = 1
+    job: Job, model: Seq2Seq, pairs: PairIds, max_length: int, seconds: float, shows: int = 1, once: float = 0.0
 ) -> tuple[Schedule, np.ndarray]:
     given, (source_lengths, target_lengths) = job.given, pairs.lengths
     schedule = plan.token_schedule(
@@ -199,15 +202,15 @@ def _afford(
         batch_size=given.batch_size,
         learning_rate=given.learning_rate,
     )
-    return job.afford(model, schedule, Work(len(pairs.sources), seconds, f"pairs, up to {max_length} word pieces"))
+    what = f"pairs, up to {max_length} word pieces"
+    return job.afford(model, schedule, Work(len(pairs.sources), seconds, what, once))
 
 
-def _of_teacher(job: Job, teacher: Translator, pairs: PairIds, width: int) -> PairIds:
+def _of_teacher(job: Job, teacher: Translator, pairs: PairIds, width: int, seconds: float) -> PairIds:
     """The sources with what the teacher makes of them, but for what didn't come to an end."""
     targets = job.unfinished.recall_answers()
     if targets is None:
-        steps = width * cost.DECODING * job.seconds(cost.pair_operations(teacher.model, *pairs.lengths))
-        job.tell(f"Asking the teacher to translate {len(pairs.sources)} texts: about {plan.duration(steps)}")
+        job.tell(f"Asking the teacher to translate {len(pairs.sources)} texts: about {plan.duration(seconds)} of that")
         targets = teacher.translate(pairs.sources, Decoding(beam=width))
         job.unfinished.remember_answers(targets)
     ended = [row for row, ids in enumerate(targets) if ids[-1:] == [teacher.tokenizer.end_id]]

@@ -46,8 +46,15 @@ class Unfinished:
 
         Raises:
             ModelFileError: if the file is damaged.
+            UserError: if the folder holds the state of another run: it would be refused when all was written.
         """
-        return self._read(ANSWERS, "answers", list)
+        answers = self._read(ANSWERS, "answers", list)
+        if answers is None and (self.folder / checkpoints.FILE).exists():
+            raise UserError(
+                f"{self.folder}: holds the state of another run. Give the same options to go on, or delete the folder "
+                "to start over."
+            )
+        return answers
 
     def remember_answers(self, answers: Sequence[Sequence[int]]) -> None:
         """Keep what a teacher wrote, which may have taken hours."""

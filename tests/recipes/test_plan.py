@@ -160,6 +160,12 @@ def test_minutes_take_epochs_away_and_then_rows(model):
     assert (half.epochs, half.rows) == (1, 500)
 
 
+def test_what_is_done_once_counts_too():
+    assert plan.affordable(60.0, 100, 5, 10, once=120.0) == plan.Affordable(5, 100, 420.0)
+    assert plan.affordable(60.0, 100, 5, 4, once=120.0) == plan.Affordable(2, 100, 240.0)
+    assert plan.affordable(60.0, 100, 5, 1.5, once=120.0) == plan.Affordable(1, 50, 90.0)
+
+
 @pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (720, "12 min"), (12_240, "3.4 h")])
 def test_durations_are_said_as_people_say_them(seconds, said):
     assert plan.duration(seconds) == said

@@ -1,23 +1,23 @@
 """A user's own pairs through train and distil, on a small language and the smallest sizes."""
 
-import json
-
 import numpy as np
 import pytest
 from sentences import sentence_pairs, write_columns
 
 from keras_transformer import bundle, generation
 from keras_transformer.checks import UserError
+from keras_transformer.data.pair_batches import PairBatches
 from keras_transformer.data.text import Pairs
 from keras_transformer.evaluation import evaluate_translations
 from keras_transformer.files import ModelFileError
 from keras_transformer.keras_writers import Translator
-from keras_transformer.recipes import token_start
+from keras_transformer.recipes import token_start, translate
 from keras_transformer.recipes.settings import command
 from keras_transformer.recipes.translate import DistillSettings, TrainSettings, distill, train
 from keras_transformer.training import checkpoints
 
 ROWS, MORE = 110, 13
+STUDENT = {"epochs": 2, "beam": 2}
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,7 @@ def teacher(files):
 
 
 def student_settings(files, teacher, out, **changes):
-    return DistillSettings(**settings(files, out, teacher=teacher[0], **changes))
-
-
-def weights(folder):
-    return bundle.load(folder).model.get_weights()
+    return DistillSettings(**settings(files, out, **{"teacher": teacher[0], **changes}))
 
 
 def test_train_writes_a_run_folder_whose_model_scores_what_was_told(files, teacher):
@@ -64,31 +60,84 @@ def test_train_writes_a_run_folder_whose_model_scores_what_was_told(files, teach
     assert sorted(path.name for path in out.parent.iterdir()) == ["teacher"]
 
 
-def test_distill_writes_a_smaller_model_of_the_same_vocabulary(files, teacher, tmp_path, monkeypatch):
-    asked = []
-    translate = Translator.translate
+@pytest.fixture
+def asked(monkeypatch):
+    """How many texts each search of a translator got."""
+    numbers, translate = [], Translator.translate
 
     def counted(self, source_ids, *arguments):
-        asked.append(len(source_ids))
+        numbers.append(len(source_ids))
         return translate(self, source_ids, *arguments)
 
     monkeypatch.setattr(Translator, "translate", counted)
-    out = tmp_path / "student"
-    told = distill(student_settings(files, teacher, out, unlabelled=files / "more.csv", beam=2))
+    return numbers
+
+
+@pytest.fixture(scope="module")
+def student(files, teacher):
+    out = files / "runs" / "student"
+    return out, distill(student_settings(files, teacher, out, **STUDENT, unlabelled=files / "more.csv"))
+
+
+def test_distill_writes_a_smaller_model_of_the_same_vocabulary(teacher, student):
+    out, told = student
     big, small = bundle.load(teacher[0]), bundle.load(out)
     assert small.tokenizer.vocab == big.tokenizer.vocab
     assert (small.model.num_layers, small.model.num_decoder_layers, small.model.model_dim) == (1, 1, 64)
     assert small.model.count_params() < big.model.count_params() / 2
     assert told["teacher_bleu"] == pytest.approx(teacher[1]["bleu"])
     assert told["rows"] == ROWS - 11 + MORE
-    assert asked[0] == ROWS - 11 + MORE  # then the held-out texts, of both models
     assert not out.with_name("student.partial").exists()
 
 
-def test_without_a_search_the_student_sees_the_true_targets_alone(files, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(Translator, "translate", lambda self, source_ids, *_: [[] for _ in source_ids])
-    told = distill(student_settings(files, teacher, tmp_path / "student", beam=0))
-    assert told["rows"] == ROWS - 11
+class StoppedError(Exception):
+    """Raised where a recipe would begin to fit."""
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """What a recipe is about to fit."""
+    seen = {}
+
+    def keep(model, *others, **_):
+        seen.update(model=model, batches=next(one for one in others if isinstance(one, PairBatches)))
+        raise StoppedError
+
+    monkeypatch.setattr(translate, "fit_on_tokens", keep)
+    monkeypatch.setattr(translate, "fit_on_teacher_tokens", keep)
+    return seen
+
+
+def shown(batches):
+    """(source, target) of all pairs of an epoch, as tuples of ids."""
+    found = []
+    for inputs, labels in batches.batches(0):
+        for source, target in zip(inputs["source_ids"], labels, strict=True):
+            found.append((tuple(source[source > 0].tolist()), tuple(target[target > 0].tolist())))
+    return sorted(found)
+
+
+def test_a_student_sees_each_source_with_its_true_target_and_with_the_teachers(files, teacher, tmp_path, fitted, asked):
+    """Without a search it sees the true ones alone; what has no end in time is left out."""
+    shows = {}
+    for beam in (0, 1):
+        with pytest.raises(StoppedError):
+            distill(student_settings(files, teacher, tmp_path / f"student{beam}", beam=beam))
+        shows[beam] = shown(fitted["batches"])
+    assert len(shows[0]) == len(set(shows[0])) == ROWS - 11
+    assert asked == [ROWS - 11]
+    tokenizer = bundle.load(teacher[0]).tokenizer
+    truth = {tuple(source): tuple(target) for source, target in pairs_as_ids(tokenizer)}
+    assert all(truth[source] == target for source, target in shows[0])
+    rest = sorted(set(shows[1]) - set(shows[0]))
+    writer = generation.load(teacher[0])
+    assert 0 < len(rest) < ROWS
+    assert [list(target) for _, target in rest] == writer.translate([list(source) for source, _ in rest])
+
+
+def pairs_as_ids(tokenizer):
+    sides = zip(*sentence_pairs(ROWS), strict=True)
+    return zip(*(tokenizer.encode(side, 99) for side in sides), strict=True)
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base", None])
@@ -105,10 +154,12 @@ def test_every_size_is_one_that_a_student_can_have(size, layers):
         assert arguments["inner_dim"] < Teacher.inner_dim
 
 
-def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(files, teacher, tmp_path, monkeypatch):
-    """Stopped after the first epoch of two; what the teacher wrote is kept, too."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    distill(student_settings(files, teacher, whole, epochs=2))
+def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(
+    files, teacher, student, tmp_path, monkeypatch, asked
+):
+    """StoppedError after the first epoch of two; what the teacher wrote is kept, too."""
+    given = {**STUDENT, "unlabelled": files / "more.csv"}
+    killed, partial = tmp_path / "killed", tmp_path / "killed.partial"
 
     def stop(self, epoch, logs=None):
         end_of_epoch(self, epoch, logs)
@@ -118,26 +169,23 @@ def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(files, teac
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.ResumableTraining, "on_epoch_end", stop)
         with pytest.raises(KeyboardInterrupt):
-            distill(student_settings(files, teacher, killed, epochs=2))
-    partial = tmp_path / "killed.partial"
+            distill(student_settings(files, teacher, killed, **given))
     assert sorted(path.name for path in partial.iterdir()) == ["answers.json", "decision.json", "state.safetensors"]
-    answers = json.loads((partial / "answers.json").read_text())
-    asked = []
-    translate = Translator.translate
-    with monkeypatch.context() as patch:
-        patch.setattr(Translator, "translate", lambda self, ids, *a: asked.append(len(ids)) or translate(self, ids, *a))
-        distill(student_settings(files, teacher, killed, epochs=2))
-    assert len(answers["answers"]) == ROWS - 11
-    assert asked == [11, 11]  # the held-out texts alone
-    assert all(np.array_equal(one, two) for one, two in zip(weights(whole), weights(killed), strict=True))
+    with pytest.raises(UserError, match=r"killed\.partial: holds the state of another run\. Give the same options"):
+        distill(student_settings(files, teacher, killed, **{**given, "seed": 1}))
+    assert asked == [ROWS - 11 + MORE]
+    distill(student_settings(files, teacher, killed, **given))
+    assert asked[1:] == [11, 11]  # the held-out texts alone, by both models
+    weights = (bundle.load(folder).model.get_weights() for folder in (student[0], killed))
+    assert all(np.array_equal(one, two) for one, two in zip(*weights, strict=True))
     assert not partial.exists()
 
 
-def test_an_older_run_folder_is_a_start(files, teacher, tmp_path):
-    again = tmp_path / "again"
-    train(TrainSettings(**settings(files, again, init=str(teacher[0]), learning_rate=1e-12)))
-    for before, after in zip(weights(teacher[0]), weights(again), strict=True):
-        np.testing.assert_allclose(after, before, atol=1e-6)
+def test_an_older_run_folder_is_a_start(files, teacher, tmp_path, fitted):
+    with pytest.raises(StoppedError):
+        train(TrainSettings(**settings(files, tmp_path / "again", init=str(teacher[0]))))
+    for before, after in zip(bundle.load(teacher[0]).model.get_weights(), fitted["model"].get_weights(), strict=True):
+        np.testing.assert_array_equal(after, before)
 
 
 @pytest.mark.parametrize(
