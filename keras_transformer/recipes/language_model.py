@@ -71,7 +71,8 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     ids = _encoded(origin.tokenizer, training)
     lengths = _packed_lengths(ids, max_length)
     seconds = cost.BACKWARD * job.seconds(cost.forward_operations(model, lengths))
-    schedule, kept = _afford(job, model, ids, max_length, seconds)
+    effort = plan.CONTINUING if origin.older is None else plan.going_on(plan.CONTINUING)
+    schedule, kept = _afford(job, effort, model, ids, max_length, seconds)
     batches = _batches(origin.tokenizer, [ids[row] for row in kept], max_length, schedule, settings.seed)
     fit_on_tokens(model, batches, schedule, label_smoothing=0.0, title="training", run=job.run())
     extra = {"epochs": schedule.epochs, "rows": len(kept)}
@@ -101,7 +102,7 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     running = with_policy(teacher.model, job.policy)
     learning = cost.BACKWARD * job.seconds(cost.forward_operations(student, lengths))
     listening = job.seconds(cost.forward_operations(running, lengths))
-    schedule, kept = _afford(job, student, ids, max_length, learning + listening)
+    schedule, kept = _afford(job, plan.CONTINUING, student, ids, max_length, learning + listening)
     batches = _batches(tokenizer, [ids[row] for row in kept], max_length, schedule, settings.seed)
     fit_on_teacher_tokens(student, running, batches, schedule, title="distilling", run=job.run())
     teacher_scores = evaluate_language(Continuer(teacher.model, tokenizer, max_length), held_out)
@@ -132,11 +133,11 @@ def _fresh(tokenizer: ReversibleTokenizer, size: dict[str, Any], max_length: int
 
 
 def _afford(
-    job: Job, model: CausalLM, ids: Sequence[Sequence[int]], max_length: int, seconds: float
+    job: Job, effort: plan.Effort, model: CausalLM, ids: Sequence[Sequence[int]], max_length: int, seconds: float
 ) -> tuple[Schedule, np.ndarray]:
     given = job.given
     schedule = plan.token_schedule(
-        plan.CONTINUING,
+        effort,
         len(ids),
         sum(len(row) + 1 for row in ids),
         model.model_dim,

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -100,6 +100,11 @@ def held_out_texts(texts: Sequence[str]) -> np.ndarray:
     trained = {text for text, measures in zip(texts, chosen, strict=True) if not measures}
     apart = np.array([measures and text not in trained for text, measures in zip(texts, chosen, strict=True)])
     return apart if apart.any() else chosen
+
+
+def going_on(effort: Effort) -> Effort:
+    """What is left to do where a model that was trained before sees more texts: less of it, in smaller steps."""
+    return replace(effort, texts=effort.texts // 4, fewest_epochs=1, learning_rate=effort.learning_rate / 5)
 
 
 def token_schedule(

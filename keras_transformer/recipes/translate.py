@@ -74,6 +74,14 @@ class PairIds(NamedTuple):
         return [len(ids) for ids in self.sources], [len(ids) for ids in self.targets]
 
 
+class Spent(NamedTuple):
+    """What training on all pairs costs."""
+
+    each_epoch: float  # seconds
+    shows: int = 1  # how often an epoch shows a source
+    once: float = 0.0  # seconds, before the first epoch
+
+
 def train(settings: TrainSettings) -> dict[str, Any]:
     """Train on the file's pairs and write a run folder; the same settings again continue a killed run.
 
@@ -91,13 +99,13 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     origin = token_start.choose(settings, both)
     max_length = job.max_length(origin.tokenizer, both, max(LONGEST, settings.max_length or 0), "a text has")
     if origin.older is None:
-        size = SIZES[settings.size or "small"].arguments()
-        model = _fresh(origin.tokenizer, size, job.policy)
+        model = _fresh(origin.tokenizer, SIZES[settings.size or "small"].arguments(), job.policy)
     else:
         model = with_policy(origin.older, job.policy)
     pairs = _encoded(origin.tokenizer, training, max_length)
     seconds = cost.BACKWARD * job.seconds(cost.pair_operations(model, *pairs.lengths))
-    schedule, kept = _afford(job, model, pairs, max_length, seconds)
+    effort = plan.TRANSLATING if origin.older is None else plan.going_on(plan.TRANSLATING)
+    schedule, kept = _afford(job, effort, model, pairs, max_length, Spent(seconds))
     batches = _batches(origin.tokenizer, pairs.rows(kept), schedule, settings.seed)
     fit_on_tokens(model, batches, schedule, label_smoothing=LABEL_SMOOTHING, title="training", run=job.run())
     extra = {"epochs": schedule.epochs, "rows": len(kept)}
@@ -137,7 +145,8 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     width = 1 if settings.beam is None else settings.beam
     shows = 2 if width else 1
     writing = width * cost.DECODING * listening
-    schedule, kept = _afford(job, student, expected, max_length, shows * (learning + listening), shows, writing)
+    spent = Spent(shows * (learning + listening), shows, writing if shows == 2 else 0.0)
+    schedule, kept = _afford(job, plan.TRANSLATING, student, expected, max_length, spent)
     true = kept[kept < len(pairs.sources)]
     shown = [pairs.rows(true)]
     if shows == 2:
@@ -189,13 +198,13 @@ def _fresh(tokenizer: ReversibleTokenizer, size: dict[str, Any], policy: str) ->
 
 
 def _afford(
-    job: Job, model: Seq2Seq, pairs: PairIds, max_length: int, seconds: float, shows: int = 1, once: float = 0.0
+    job: Job, effort: plan.Effort, model: Seq2Seq, pairs: PairIds, max_length: int, spent: Spent
 ) -> tuple[Schedule, np.ndarray]:
     given, (source_lengths, target_lengths) = job.given, pairs.lengths
     schedule = plan.token_schedule(
-        plan.TRANSLATING,
-        shows * len(pairs.sources),
-        shows * (sum(source_lengths) + sum(target_lengths)),
+        effort,
+        spent.shows * len(pairs.sources),
+        spent.shows * (sum(source_lengths) + sum(target_lengths)),
         model.model_dim,
         longest=2 * rounded_up(max_length, LENGTH_MULTIPLE),
         epochs=given.epochs,
@@ -203,7 +212,7 @@ def _afford(
         learning_rate=given.learning_rate,
     )
     what = f"pairs, up to {max_length} word pieces"
-    return job.afford(model, schedule, Work(len(pairs.sources), seconds, what, once))
+    return job.afford(model, schedule, Work(len(pairs.sources), spent.each_epoch, what, spent.once))
 
 
 def _of_teacher(job: Job, teacher: Translator, pairs: PairIds, width: int, seconds: float) -> PairIds:
@@ -231,6 +240,7 @@ def _batches(tokenizer: ReversibleTokenizer, pairs: PairIds, schedule: Schedule,
 
 def _finish(job: Job, translator: Translator, held_out: Pairs, extra: dict[str, Any]) -> dict[str, Any]:
     """Score on the pairs held back, and write the run folder."""
+    job.tell(f"Measuring on {len(held_out)} pairs held back")
     return job.finish(
         translator.model,
         tokenizer=translator.tokenizer,
