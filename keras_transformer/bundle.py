@@ -272,7 +272,7 @@ def _prove(model: SavesItself, staging: Path, max_length: int, folder: Path | st
     except ModelFileError as error:
         reason = str(error).replace(str(staging), str(folder))
         raise ModelFileError(f"Nothing was written, since it couldn't be loaded again. {reason}") from error
-    names = [tensor.name for tensor in written.inputs]
+    names = [tensor.name for tensor in written.inputs or []]
     length = (None if len(names) > 1 else input_length(written)) or min(max_length, PROOF_LENGTH)
     vocab_size = getattr(written, "vocab_size", None) or tokenizer.vocab_size
     token_ids = np.random.default_rng(0).integers(1, vocab_size, (PROOF_ROWS, length), dtype="int32")

@@ -10,6 +10,7 @@ from keras_transformer.recipes import language_model
 from keras_transformer.recipes.language_model import DistillSettings, TrainSettings, distill, train
 
 ROWS = 90
+SMALL_STEPS = {"batch_size": 1, "learning_rate": 3e-3}
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +21,21 @@ def files(tmp_path_factory):
 
 
 def settings(files, out, **changes):
-    return {"data": files / "texts.csv", "out": out, "quiet": True, "epochs": 2, "text_column": "verse", **changes}
+    return {
+        "data": files / "texts.csv",
+        "out": out,
+        "quiet": True,
+        "epochs": 6,
+        "text_column": "verse",
+        **SMALL_STEPS,
+        **changes,
+    }
 
 
 @pytest.fixture(scope="module")
 def teacher(files):
     out = files / "runs" / "teacher"
-    return out, train(TrainSettings(**settings(files, out, size="tiny", epochs=6)))
+    return out, train(TrainSettings(**settings(files, out, size="tiny")))
 
 
 def test_train_writes_a_run_folder_whose_model_scores_what_was_told(teacher):
@@ -41,7 +50,7 @@ def test_train_writes_a_run_folder_whose_model_scores_what_was_told(teacher):
 
 
 def test_distill_writes_a_smaller_model_that_learned_too(files, teacher, tmp_path):
-    told = distill(DistillSettings(**settings(files, tmp_path / "student", teacher=teacher[0], epochs=6)))
+    told = distill(DistillSettings(**settings(files, tmp_path / "student", teacher=teacher[0])))
     big, small = bundle.load(teacher[0]), bundle.load(tmp_path / "student")
     assert small.tokenizer.vocab == big.tokenizer.vocab
     assert (small.model.num_layers, small.model.model_dim) == (1, 64)
