@@ -17,6 +17,7 @@ from keras_transformer.export.attachments import Attachments, Settings, read_fro
 from keras_transformer.export.lite_runner import LiteRunner
 from keras_transformer.export.token_batches import Run, run_in_batches
 from keras_transformer.files import ModelFileError
+from keras_transformer.tasks import CLASSIFY
 
 if TYPE_CHECKING:
     from keras_transformer.bundle import Bundle
@@ -189,7 +190,7 @@ def _load_bundle(folder: Path, threads: int | None) -> Predictor:
     from keras_transformer import bundle
     from keras_transformer.export.keras_runner import KerasRunner
 
-    loaded = bundle.load(folder)
+    loaded = bundle.load(folder, task=CLASSIFY)
     runner = KerasRunner(loaded.model)
     size = bundle.read(folder).bytes
     return Predictor(runner, _attached(loaded), size, batch_size=BATCH_SIZE, fixed_length=runner.fixed_length)

@@ -16,7 +16,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 50
 
 # A part may use those in lines above its own, and its neighbours in the line where that makes no ring.
 ORDER = [
-    ["version", "checks"],
+    ["version", "checks", "tasks"],
     ["files"],
     ["data"],
     ["layers"],
@@ -26,7 +26,10 @@ ORDER = [
     ["distillation"],
     ["compression"],
     ["export"],
-    ["model_file", "bundle", "serving", "benchmark", "evaluation", "report", "report_data", "report_plot"],
+    [
+        *("model_file", "bundle", "serving", "generation", "keras_writers", "benchmark", "evaluation"),
+        *("report", "report_data", "report_plot"),
+    ],
     ["recipes"],
     ["cli"],
 ]
@@ -47,6 +50,7 @@ LIGHT = [
     "scores",
     "bundle",
     "serving",
+    "generation",
     "benchmark",
     "report",
     "cli",

@@ -75,8 +75,10 @@ def _how_many(texts: int, form: str) -> str:
 
 def _write(loaded: "Bundle", out: Path, form: Format, quantize: Quantize, examples: list[str]) -> "ExportReport":
     from keras_transformer import export as exports
+    from keras_transformer.data.saved_tokenizers import word_pieces
 
-    tokenizer, labels, max_length = loaded.tokenizer, loaded.labels, loaded.manifest.max_length
+    tokenizer = word_pieces(loaded.tokenizer, loaded.folder)
+    labels, max_length = loaded.labels, loaded.manifest.max_length
     if form == "saved_model":
         return exports.saved_model(
             loaded.model, out, tokenizer=tokenizer, labels=labels, max_length=max_length, examples=examples

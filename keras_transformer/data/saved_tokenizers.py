@@ -47,3 +47,25 @@ def tokenizer_from_json(text: str) -> WordPiece | ReversibleTokenizer:
                 "Learn a vocabulary with ReversibleTokenizer.learn(texts)."
             )
     return WordPiece.from_json(text)
+
+
+def word_pieces(tokenizer: object, place: Path | str) -> WordPiece:
+    """Return the tokenizer of a classifier, which `place` holds.
+
+    Raises:
+        ModelFileError: if it is of another kind, which no classifier of ours has.
+    """
+    if not isinstance(tokenizer, WordPiece):
+        raise ModelFileError(f"{place}: a classifier reads word pieces, and it has others. Train it again.")
+    return tokenizer
+
+
+def reversible_pieces(tokenizer: object, place: Path | str) -> ReversibleTokenizer:
+    """Return the tokenizer of a model that writes texts, which `place` holds.
+
+    Raises:
+        ModelFileError: if it is of another kind: word pieces forget where spaces were.
+    """
+    if not isinstance(tokenizer, ReversibleTokenizer):
+        raise ModelFileError(f"{place}: its pieces forget where spaces were, so it can't write texts. Train it again.")
+    return tokenizer

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from keras_transformer import bundle
 from keras_transformer.checks import UserError
 from keras_transformer.data import assets
+from keras_transformer.data.saved_tokenizers import word_pieces
 from keras_transformer.data.tokenizer import WordPiece
-from keras_transformer.models import BASE, SMALL, TINY, TextClassifier
+from keras_transformer.models import BASE, SMALL, TINY, CausalLM, Seq2Seq, TextClassifier
 from keras_transformer.pretrained import bert
 from keras_transformer.recipes.plan import FINE_TUNING, FROM_NOTHING, Effort
 
@@ -17,6 +18,7 @@ VOCAB_SIZE = 8000  # pieces learned from the training texts
 FRESH_MAX_LENGTH = 512
 
 Tell = Callable[[str], None]
+Model = TypeVar("Model", TextClassifier, CausalLM, Seq2Seq)
 
 
 class Start(NamedTuple):
@@ -68,9 +70,9 @@ def fresh(size: str, tokenizer: WordPiece) -> Start:
     return Start(tokenizer, build, FRESH_MAX_LENGTH, FROM_NOTHING)
 
 
-def with_policy(model: TextClassifier, policy: str) -> TextClassifier:
-    """A copy of `model` that computes in another precision; the weights are the same."""
-    twin = TextClassifier.from_config({**model.get_config(), "dtype": policy})
+def with_policy(model: Model, policy: str) -> Model:
+    """A copy of a model of ours that computes in another precision; the weights are the same."""
+    twin = type(model).from_config({**model.get_config(), "dtype": policy})
     twin.set_weights(model.get_weights())
     return twin
 
@@ -94,4 +96,4 @@ def _older_run(folder: Path) -> Start:
                 weight.assign(kept[weight.path])
         return model
 
-    return Start(older.tokenizer, build, older.model.max_length, FINE_TUNING)
+    return Start(word_pieces(older.tokenizer, folder), build, older.model.max_length, FINE_TUNING)
