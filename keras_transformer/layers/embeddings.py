@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_transformer.checks import positive_integer
+from keras_transformer.checks import positive, positive_integer
 from keras_transformer.layers.masks import Tensor
 
 
@@ -22,6 +22,7 @@ class TokenEmbedding(keras.layers.Layer):
         model_dim: width D of the output.
         embedding_dim: width E of the table; None = D, no factor.
         kept_pieces: rows K of the table; None = V, no map.
+        scale: what each vector is multiplied by: sqrt(D) in Vaswani et al. 2017, section 3.4.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class TokenEmbedding(keras.layers.Layer):
         model_dim: int,
         embedding_dim: int | None = None,
         kept_pieces: int | None = None,
+        scale: float = 1.0,
         **layer_options: Any,
     ) -> None:
         super().__init__(**layer_options)
@@ -44,7 +46,8 @@ class TokenEmbedding(keras.layers.Layer):
                     f"kept_pieces={kept_pieces} is more than vocab_size={vocab_size}: pieces can only be dropped. "
                     f"Use kept_pieces=None to keep all, or a number below {vocab_size}."
                 )
-        self.vocab_size, self.model_dim = vocab_size, model_dim
+        positive("scale", scale)
+        self.vocab_size, self.model_dim, self.scale = vocab_size, model_dim, scale
         self.embedding_dim, self.kept_pieces = embedding_dim, kept_pieces
         self.factor = None
         if embedding_dim is not None:
@@ -73,7 +76,8 @@ class TokenEmbedding(keras.layers.Layer):
         """(B, T) ids in 0..V-1 -> (B, T, D). Ids out of range are the caller's to catch: kernels don't agree."""
         rows = token_ids if self.kept_pieces is None else ops.take(self.piece_row, token_ids, axis=0)
         embedded = ops.cast(ops.take(self.table, rows, axis=0), self.compute_dtype)  # (B, T, E or D)
-        return embedded if self.factor is None else self.factor(embedded)  # (B, T, D)
+        vectors = embedded if self.factor is None else self.factor(embedded)  # (B, T, D)
+        return vectors if self.scale == 1.0 else vectors * self.scale
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """(B, T) -> (B, T, D)."""
@@ -86,6 +90,7 @@ class TokenEmbedding(keras.layers.Layer):
             "model_dim": self.model_dim,
             "embedding_dim": self.embedding_dim,
             "kept_pieces": self.kept_pieces,
+            "scale": self.scale,
         }
         return {**super().get_config(), **own}
 

@@ -1,6 +1,36 @@
 """Models on top of the layers: Functional inside, token ids in (0 = padding), float32 logits out."""
 
-from keras_transformer.models.sizes import BASE, MINILM_L6, SMALL, TINY, TransformerSize
+from keras_transformer.models.causal_lm import CausalLM
+from keras_transformer.models.decoder_state import DecoderState, Prompted
+from keras_transformer.models.seq2seq import Seq2Seq
+from keras_transformer.models.sizes import (
+    BASE,
+    BIG,
+    GPT2,
+    GPT2_LARGE,
+    GPT2_MEDIUM,
+    GPT2_XL,
+    MINILM_L6,
+    SMALL,
+    TINY,
+    TransformerSize,
+)
 from keras_transformer.models.text_classifier import TextClassifier
 
-__all__ = ["BASE", "MINILM_L6", "SMALL", "TINY", "TextClassifier", "TransformerSize"]
+__all__ = [
+    "BASE",
+    "BIG",
+    "GPT2",
+    "GPT2_LARGE",
+    "GPT2_MEDIUM",
+    "GPT2_XL",
+    "MINILM_L6",
+    "SMALL",
+    "TINY",
+    "CausalLM",
+    "DecoderState",
+    "Prompted",
+    "Seq2Seq",
+    "TextClassifier",
+    "TransformerSize",
+]

@@ -16,6 +16,7 @@ from keras_transformer.layers import (
     TokenEmbedding,
 )
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.models.configuration import argument, config_of, model_of
 from keras_transformer.pretrained import bert
 
 POOLINGS = ("mean", "first")
@@ -162,26 +163,16 @@ class TextClassifier(keras.Model):
 
     def __getattr__(self, name: str) -> Any:
         """Offer each constructor argument under its own name."""
-        arguments = self.__dict__.get("_arguments", {})
-        if name in arguments:
-            return arguments[name]
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return argument(self, name)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, and the names of the layers that are frozen."""
-        policy = keras.saving.serialize_keras_object(self.dtype_policy)
-        frozen = [layer.name for layer in self.layers if not layer.trainable]
-        return {**self._arguments, "name": self.name, "dtype": policy, "frozen": frozen}
+        return config_of(self, self._arguments)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
         """Build the model from what `get_config` returned."""
-        arguments = dict(config)
-        frozen = arguments.pop("frozen", [])
-        model = cls(**arguments)
-        for name in frozen:  # else the optimizer of a loaded file doesn't fit
-            model.get_layer(name).trainable = False
-        return model
+        return model_of(cls, config)
 
 
 def _pool(pooling: str, hidden: Tensor, real: Tensor, policy: Any) -> Tensor:
