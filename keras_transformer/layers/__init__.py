@@ -19,6 +19,7 @@ from keras_transformer.layers.pooling import FirstTokenPooling, MeanPooling
 from keras_transformer.layers.positions import LearnedPositions, PositionalEncoding, sinusoidal_positions
 from keras_transformer.layers.rotary import RotaryPositions, rotary_table, rotate
 from keras_transformer.layers.tied_logits import TiedLogits
+from keras_transformer.layers.token_bias import TokenBias
 
 __all__ = [
     "Attended",
@@ -40,6 +41,7 @@ __all__ = [
     "RotaryPositions",
     "SegmentEmbedding",
     "TiedLogits",
+    "TokenBias",
     "TokenEmbedding",
     "alibi_biases",
     "alibi_slopes",
