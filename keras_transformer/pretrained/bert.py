@@ -3,6 +3,7 @@
 Each tensor of a file has exactly one place. A dense kernel is the file's weight transposed; everything else is copied
 as it is. `embeddings.position_ids` is the row 0, 1, 2, ... that the original keeps as a buffer: checked, not stored.
 The output layer of a masked language model shares the token table and one bias: a second copy in the file is checked.
+The first released BERTs call a norm's two vectors gamma and beta; they are read, and written under their newer names.
 """
 
 from pathlib import Path
@@ -64,6 +65,9 @@ COPIES = {
     f"{PREDICTIONS}decoder.weight": "embeddings.word_embeddings.weight",
     f"{PREDICTIONS}decoder.bias": f"{PREDICTIONS}bias",
 }
+
+
+OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
 
 
 class Heads(NamedTuple):
@@ -134,6 +138,7 @@ def load_weights(model: Any, folder: Path | str) -> None:
         return name.startswith(HEADS) and not (heads.predictions and name.startswith(PREDICTIONS))
 
     tensors = tensor_files.read_tensors(path, PREFIX, is_other_head, integers=(POSITION_IDS,))
+    tensors = _under_new_names(path, tensors)
     places = tensor_places(model.num_layers, heads)
     unused = {POSITION_IDS, *(COPIES if heads.predictions else ()), *(() if heads.pooler else POOLER)}
     tensor_files.check_names(path, tensors, places, unused)
@@ -162,6 +167,21 @@ def save(model: Any, folder: Path | str) -> None:
     config = {theirs: getattr(model, ours) for theirs, ours in CONFIG_NAMES.items()}
     architecture = "BertForMaskedLM" if heads.predictions else "BertModel"
     tensor_files.write_folder(folder, tensors, {"architectures": [architecture], **config, **EXPECTED})
+
+
+def _under_new_names(path: Path, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    renamed = {}
+    for given, value in tensors.items():
+        name = given
+        for old, new in OLD_NAMES.items():
+            name = name.replace(old, new)
+        if name != given and name in tensors:
+            raise ModelFileError(
+                f"{path}: holds tensor {name!r} and its older name {given!r}, and only one can be used. "
+                "Remove the other."
+            )
+        renamed[name] = value
+    return renamed
 
 
 def _dense(theirs: str, ours: str) -> dict[str, Place]:
