@@ -18,6 +18,7 @@ from keras_transformer.layers.masks import cache_mask, causal_mask, padding_mask
 from keras_transformer.layers.pooling import FirstTokenPooling, MeanPooling
 from keras_transformer.layers.positions import LearnedPositions, PositionalEncoding, sinusoidal_positions
 from keras_transformer.layers.rotary import RotaryPositions, rotary_table, rotate
+from keras_transformer.layers.token_bias import TokenBias
 
 __all__ = [
     "Attended",
@@ -38,6 +39,7 @@ __all__ = [
     "PositionalEncoding",
     "RotaryPositions",
     "SegmentEmbedding",
+    "TokenBias",
     "TokenEmbedding",
     "alibi_biases",
     "alibi_slopes",

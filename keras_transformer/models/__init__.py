@@ -2,6 +2,7 @@
 
 from keras_transformer.models.causal_lm import CausalLM
 from keras_transformer.models.decoder_state import DecoderState, Prompted
+from keras_transformer.models.masked_lm import MaskedLM
 from keras_transformer.models.seq2seq import Seq2Seq
 from keras_transformer.models.sizes import (
     BASE,
@@ -29,6 +30,7 @@ __all__ = [
     "TINY",
     "CausalLM",
     "DecoderState",
+    "MaskedLM",
     "Prompted",
     "Seq2Seq",
     "TextClassifier",

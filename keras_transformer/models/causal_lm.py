@@ -1,5 +1,6 @@
 """A language model in GPT-2's layout (Radford et al. 2019, section 2.3), with newer positions and heads as options."""
 
+from pathlib import Path
 from typing import Any, Self
 
 import keras
@@ -18,6 +19,7 @@ from keras_transformer.layers.masks import Tensor
 from keras_transformer.models.configuration import argument, config_of, model_of
 from keras_transformer.models.decoder_stack import stack_of
 from keras_transformer.models.decoder_state import DecoderState, Prompted
+from keras_transformer.pretrained import gpt2
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi")
 
@@ -120,6 +122,28 @@ class CausalLM(keras.Model):
             "num_key_value_heads": layers[0].num_key_value_heads,
             "tie_embeddings": tie_embeddings,
         }
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: Path | str, *, dropout: float = 0.1, name: str | None = None, dtype: Any = None
+    ) -> Self:
+        """Build the model that a Hugging Face folder of a GPT-2 describes, with its weights.
+
+        Id 0 is a piece of the released GPT-2's vocabulary ("!") and padding here: the weights take it as a token like
+        any other, but `prompt` and the losses don't.
+
+        Args:
+            folder: holds `config.json` and `model.safetensors`.
+            dropout: rate while training.
+            name: of the model.
+            dtype: a Keras dtype policy; None = the global one.
+
+        Raises:
+            ModelFileError: if a file or tensor is missing, extra, of another shape or cut short.
+        """
+        model = cls(dropout=dropout, name=name, dtype=dtype, **gpt2.read_config(folder)._asdict())
+        gpt2.load_weights(model, folder)
+        return model
 
     def call(
         self, inputs: Tensor | dict[str, Tensor], training: bool | None = None, mask: Tensor | None = None

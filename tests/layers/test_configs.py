@@ -86,6 +86,7 @@ EXAMPLES = {
     layers.SegmentEmbedding: ({"num_segments": 3}, lambda x: ((x,), {})),
     layers.MeanPooling: ({}, lambda x: ((x,), {"real": REAL})),
     layers.FirstTokenPooling: ({}, lambda x: ((x,), {})),
+    layers.TokenBias: ({}, lambda x: ((x,), {})),
 }
 
 
