@@ -9,6 +9,7 @@ from typing import NamedTuple
 from keras import ops
 
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.per_token import leading_lengths
 
 
 class KeyValues(NamedTuple):
@@ -63,7 +64,6 @@ def _flat_places(cache: Tensor, new: Tensor, position: Tensor) -> Tensor:
 
 
 def _scattered(cache: Tensor, new: Tensor, rows: Tensor) -> Tensor:
-    _, num_heads, room, head_dim = cache.shape
-    flat = ops.reshape(cache, (-1, head_dim))
-    updated = ops.scatter_update(flat, rows, ops.reshape(new, (-1, head_dim)))
-    return ops.reshape(updated, (-1, num_heads, room, head_dim))
+    flat = ops.reshape(cache, (-1, cache.shape[-1]))
+    updated = ops.scatter_update(flat, rows, ops.reshape(new, (-1, cache.shape[-1])))
+    return ops.reshape(updated, (*leading_lengths(cache), cache.shape[-1]))

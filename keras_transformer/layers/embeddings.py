@@ -129,7 +129,7 @@ def _is_a_step_of_several_rows(shape: tuple) -> bool:
 
     For one row alone it doesn't, and there the plain product is the fully connected layer that LiteRT has.
     """
-    return shape[1] is not None and shape[1] <= FEW_TOKENS and shape[:2] != (1, 1)
+    return shape[1] is not None and shape[1] <= FEW_TOKENS and tuple(shape[:2]) != (1, 1)
 
 
 @keras.saving.register_keras_serializable("keras_transformer")

@@ -50,7 +50,7 @@ class LinearBiases(keras.layers.Layer):
         positive_integer("num_heads", num_heads)
         self.num_heads = num_heads
 
-    def call(self, x: Tensor, *, start: int | Tensor = 0, num_keys: int | None = None) -> Tensor:
+    def call(self, x: Tensor, *, start: int | Tensor = 0, num_keys: int | Tensor | None = None) -> Tensor:
         """(B, T, D) -> (H, T, S), or (B, H, T, S) for a `start` (B,); S = T unless given. float32 always."""
         length = ops.shape(x)[1]
         return alibi_biases(self.num_heads, length, length if num_keys is None else num_keys, start)

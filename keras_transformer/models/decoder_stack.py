@@ -87,7 +87,7 @@ class DecoderStack:
 
     def extend(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Read K more tokens of each row, (B, K) -> logits (B, K, V) after each of them, and the state with them."""
-        room = state.caches[0].key.shape[2]
+        room = ops.shape(state.caches[0].key)[2]
         placed = self._placed(token_ids, start=state.position, room=room)
         hidden, caches = extend_layers(
             self.layers,
@@ -133,7 +133,7 @@ class DecoderStack:
                 f"Use room={longest} or less, or build the model with max_length={room}."
             )
 
-    def _placed(self, token_ids: Tensor, start: int | Tensor, room: int | None = None) -> Placed:
+    def _placed(self, token_ids: Tensor, start: int | Tensor, room: int | Tensor | None = None) -> Placed:
         x = self.tokens(token_ids)
         if isinstance(self.positions, RotaryPositions):
             return Placed(x, self.positions(x, start=start), None)

@@ -21,7 +21,7 @@ def test_each_row_is_written_at_its_own_place_and_nowhere_else(length):
     cache = KeyValues(normal(3, 2, 11, 7, seed=1), normal(3, 2, 11, 7, seed=2))
     new = KeyValues(normal(3, 2, length, 7, seed=3), normal(3, 2, length, 7, seed=4))
     want = [oracle(*parts, POSITION) for parts in zip(cache, new, strict=True)]
-    spec = [tf.TensorSpec((None, 2, 11, 7)), tf.TensorSpec((None, 2, length, 7))]
+    spec = [tf.TensorSpec((None, 2, None, 7)), tf.TensorSpec((None, 2, length, 7))]
 
     @tf.function(input_signature=[KeyValues(*spec[:1] * 2), KeyValues(*spec[1:] * 2), tf.TensorSpec((None,), tf.int32)])
     def in_graph(cache, new, position):
