@@ -18,7 +18,6 @@ from keras_transformer.layers.masks import cache_mask, causal_mask, padding_mask
 from keras_transformer.layers.pooling import FirstTokenPooling, MeanPooling
 from keras_transformer.layers.positions import LearnedPositions, PositionalEncoding, sinusoidal_positions
 from keras_transformer.layers.rotary import RotaryPositions, rotary_table, rotate
-from keras_transformer.layers.tied_logits import TiedLogits
 from keras_transformer.layers.token_bias import TokenBias
 
 __all__ = [
@@ -40,7 +39,6 @@ __all__ = [
     "PositionalEncoding",
     "RotaryPositions",
     "SegmentEmbedding",
-    "TiedLogits",
     "TokenBias",
     "TokenEmbedding",
     "alibi_biases",

@@ -15,7 +15,6 @@ from keras_transformer.layers import (
     LearnedPositions,
     LinearBiases,
     RotaryPositions,
-    TiedLogits,
     TokenEmbedding,
     empty_key_values,
 )
@@ -52,7 +51,7 @@ class DecoderStack:
     causal_mask: CausalMask
     layers: tuple[DecoderLayer, ...]
     final_norm: keras.layers.Layer | None
-    output: keras.layers.Layer  # hidden state -> float32 logits
+    output: keras.layers.Layer | None  # hidden state -> float32 logits; None = the token table, tied
 
     def whole(self, token_ids: Tensor, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> WholeOutputs:
         """Run on whole sequences (B, T), which may be KerasTensors: then this builds the graph of a model."""
@@ -75,7 +74,8 @@ class DecoderStack:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(B, T, D), before the final norm -> (B, T, V) float32."""
-        return self.output(hidden if self.final_norm is None else self.final_norm(hidden))
+        normed = hidden if self.final_norm is None else self.final_norm(hidden)
+        return self.tokens(normed, as_logits=True) if self.output is None else self.output(normed)
 
     def taps(self, outputs: WholeOutputs) -> dict[str, Tensor]:
         """Names for what a run over whole sequences gives: `embeddings`, `decoder/0/hidden` and so on."""
@@ -155,9 +155,8 @@ def stack_of(
     """
     first = layers[0]
     policy = first.dtype_policy
-    if tied:
-        output = TiedLogits(tokens, name="logits", dtype="float32")
-    else:
+    output = None
+    if not tied:
         output = keras.layers.Dense(tokens.vocab_size, use_bias=False, name="logits", dtype="float32")
     return DecoderStack(
         tokens=tokens,

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import keras
 
-from keras_transformer.layers import TiedLogits, TokenBias
+from keras_transformer.layers import TokenBias
 from keras_transformer.layers.encoder import layer_norm
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models.configuration import argument, config_of, model_of
@@ -77,8 +77,7 @@ class MaskedLM(keras.Model):
         x = keras.layers.Dense(model_dim, activation="gelu", name="transform", dtype=policy)(text.hidden)
         x = layer_norm("transform_norm", EPSILON, policy)(x)
         # Logits are float32 whatever the policy: losses and softmax start from them.
-        logits = TiedLogits(text.tokens, name="tied_logits", dtype="float32")(x)
-        logits = TokenBias(name="logits", dtype="float32")(logits)
+        logits = TokenBias(name="logits", dtype="float32")(text.tokens(x, as_logits=True))
 
         super().__init__(text.token_ids, logits, name=name)
         self.dtype_policy = policy  # `compile` scales the loss when it says mixed_float16
