@@ -13,6 +13,7 @@ on the same batch; ratios are taken within a round, so that a slow moment of the
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from keras_transformer.distillation import (
     LossTerm,
     Outputs,
     RecordedTeacher,
+    cache_teacher,
     needing,
     soft_targets,
     true_labels,
@@ -38,6 +40,7 @@ from keras_transformer.layers.masks import Tensor
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES, TEMPERATURE, FEATURES = 3, 2.0, 3
+RECORDED, CACHED = "epoch with recorded logits", "epoch with cache_teacher"
 
 
 class Size(NamedTuple):
@@ -84,8 +87,8 @@ def measured(size: Size, jit_compile: bool) -> str:
     ways: dict[str, Way] = {name: step(model, batch) for name, model in models.items()}
     ways["teacher forward"] = forward(copy_of(size, teacher), batch[0], jit_compile)
     steps = interleaved(ways, size.rounds)
-    whole = teacher.predict(ids, batch_size=size.batch, verbose=0)
-    epochs = interleaved(epoch_ways(size, student, ids, labels, whole, jit_compile), size.epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        epochs = interleaved(epoch_ways(size, teacher, student, ids, labels, folder, jit_compile), size.epochs)
     return tables(steps, epochs)
 
 
@@ -177,20 +180,32 @@ def forward(teacher: keras.Model, ids: np.ndarray, jit_compile: bool) -> Way:
 
 
 def epoch_ways(
-    size: Size, student: keras.Model, ids: np.ndarray, labels: np.ndarray, logits: np.ndarray, jit_compile: bool
+    size: Size,
+    teacher: keras.Model,
+    student: keras.Model,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    folder: str,
+    jit_compile: bool,
 ) -> dict[str, Way]:
-    """A plain epoch of the student, and one that distils from the teacher's recorded logits."""
+    """A plain epoch of the student, and two that distil from recorded logits: from memory, and from a teacher cache."""
     terms = [LossTerm("labels", 0.5, true_labels), LossTerm("soft", 0.5, soft_targets(TEMPERATURE))]
     plain = compiled(copy_of(size, student), jit_compile)
     recorded = compiled(Distiller(copy_of(size, student), RecordedTeacher(), terms), jit_compile)
+    logits = teacher.predict(ids, batch_size=size.batch, verbose=0)
 
-    def epoch(model: keras.Model, x: object) -> Way:
-        data = tf.data.Dataset.from_tensor_slices((x, labels)).batch(size.batch).prefetch(1)
+    def batches(x: object) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices((x, labels)).batch(size.batch).prefetch(1)
+
+    def epoch(model: keras.Model, data: tf.data.Dataset) -> Way:
         return lambda: model.fit(data, shuffle=False, verbose=0)
 
+    cache = cache_teacher(teacher, batches(ids), folder)
+    cached = compiled(Distiller(copy_of(size, student), cache, terms), jit_compile)
     return {
-        "student epoch": epoch(plain, ids),
-        "epoch with recorded logits": epoch(recorded, {"token_ids": ids, "teacher_logits": logits}),
+        "student epoch": epoch(plain, batches(ids)),
+        RECORDED: epoch(recorded, batches({"token_ids": ids, "teacher_logits": logits})),
+        CACHED: epoch(cached, cache.attach(batches(ids))),
     }
 
 
@@ -231,11 +246,9 @@ def tables(steps: dict[str, list[float]], epochs: dict[str, list[float]]) -> str
             steps[f"{ours}logits and three features"],
             floor,
         ),
-        (
-            "epoch with recorded logits / student epoch",
-            "at most 1.1",
-            epochs["epoch with recorded logits"],
-            epochs["student epoch"],
+        *(
+            (f"{name} / student epoch", "at most 1.1", epochs[name], epochs["student epoch"])
+            for name in (RECORDED, CACHED)
         ),
     ]
     ratios = "\n".join(f"| {name} | {goal} | {ratio(above, below)} |" for name, goal, above, below in goals)

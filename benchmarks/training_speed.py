@@ -19,7 +19,6 @@ import tensorflow as tf
 from keras_transformer import benchmark
 from keras_transformer.data import assets
 from keras_transformer.models import TextClassifier
-from keras_transformer.training import cost
 
 RESULT = Path(__file__).parent / "results" / "training_speed.md"
 BATCH, LENGTH, ROUNDS = 32, 32, 9
@@ -102,12 +101,6 @@ def page(times: dict[Way, list[float]], tracing: dict[Way, float]) -> str:
             f"| {way.steps_per_execution} | {1000 * median:.0f} | {1000 * min(spent):.0f} to {1000 * max(spent):.0f} "
             f"| {base / median:.2f} | {tracing[way]:.0f} |"
         )
-    model = TextClassifier.from_pretrained(assets.minilm_folder(), 2)
-    shares = []
-    for policy in ("float32", "mixed_bfloat16"):
-        way = next(one for one in WAYS if one == Way(policy, True, False))
-        work = cost.BACKWARD * cost.forward_operations(model, [LENGTH] * BATCH)
-        shares.append(f"{policy} {work / statistics.median(times[way]) / cost.operations_per_second(policy):.2f}")
     machine = ", ".join(f"{name} {value}" for name, value in benchmark.machine().items())
     return (
         "\n\n".join(
@@ -119,8 +112,6 @@ def page(times: dict[Way, list[float]], tracing: dict[Way, float]) -> str:
                 "highest; the first call traces and compiles.",
                 "| policy | token table | XLA | steps at once | ms a step | spread | times as fast | first call, s |\n"
                 "|---|---|---|---:|---:|---:|---:|---:|\n" + "\n".join(lines),
-                "Share of the speed of a plain matrix product that a step reaches (`SHARE_OF_PEAK` in "
-                f"`training/cost.py`): {', '.join(shares)}.",
             ]
         )
         + "\n"

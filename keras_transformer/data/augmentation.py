@@ -1,6 +1,7 @@
 """More texts for a student: words exchanged for similar ones, as TinyBERT does it, inside tf.data."""
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,19 +129,24 @@ def augment(
         candidates: `nearest_words(...)`, `masked_words(...)`, or a function like them.
         probability: p_t of the paper, which uses 0.4.
         copies: N_a of the paper, which uses 20.
-        seed: of all choices.
+        seed: of all choices, a whole number of at least 0.
         keep_labels: whether a copy has the label of its text. Otherwise it is unlabelled (-1; NaN where labels are
             floats): an exchanged word may turn a text into its opposite, and the teacher will tell.
         ids: the entry of x that holds the ids.
 
     Raises:
-        ValueError: if `probability` isn't from 0 to 1, x has no such entry, or it holds what was recorded of a
-            teacher, who hasn't seen the copies.
+        ValueError: if `probability` isn't from 0 to 1, or the seed no whole number of at least 0; if x has no such
+            entry, or holds what was recorded of a teacher, who hasn't seen the copies; if the labels' dtype can't
+            hold -1 and copies are to be unlabelled.
     """
     positive_integer("copies", copies)
     if not 0 <= probability <= 1:
         raise ValueError(f"probability={probability!r} must be from 0 to 1. Use for example probability=0.4.")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"seed={seed!r} must be a whole number of at least 0. Use for example seed=0.")
     _check_inputs(dataset.element_spec, ids)
+    if not keep_labels:
+        _check_labels(dataset.element_spec)
 
     def with_copies(*element: Any) -> tf.data.Dataset:
         whole_element = element if isinstance(dataset.element_spec, tuple) else element[0]
@@ -221,4 +227,13 @@ def _check_inputs(element_spec: Any, ids: str) -> None:
         raise ValueError(
             f"x holds {stale}, recorded for the texts as they were: the copies would be taught by it. Augment first, "
             "then record the teacher."
+        )
+
+
+def _check_labels(element_spec: Any) -> None:
+    labels = element_spec[1] if isinstance(element_spec, tuple) and len(element_spec) > 1 else None
+    if labels is not None and (labels.dtype.is_bool or labels.dtype.is_unsigned):
+        raise ValueError(
+            f"labels have dtype {labels.dtype.name}, which can't hold {UNLABELLED}, and the copies are to be "
+            "unlabelled. Use labels.astype('int32'), or keep_labels=True."
         )

@@ -18,7 +18,14 @@ from keras import ops
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.tap_pairs import TapPair, checked_pairs, mean_over_pairs, paired
 from keras_transformer.distillation.terms import Loss, needing
-from keras_transformer.distillation.token_scores import divergence_over_keys, mean_over_keys, real_keys, scaled_scores
+from keras_transformer.distillation.token_scores import (
+    divergence_over_keys,
+    mean_over_keys,
+    real_keys,
+    real_queries,
+    scaled_scores,
+)
+from keras_transformer.distillation.weighing import shared_mask
 from keras_transformer.layers.attention import MASKED_SCORE
 from keras_transformer.layers.masks import Tensor
 
@@ -43,12 +50,12 @@ def attention_maps(pairs: Iterable[TapPair]) -> Loss:
 
     @needing(student_taps=[ours for ours, _ in checked], teacher_taps=[theirs for _, theirs in checked])
     def loss(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
-        real = real_keys(student, teacher)
+        mask = shared_mask(student, teacher)
         values = []
         for pair in checked:
             ours, theirs = paired(pair, student.taps, teacher.taps)
             _check_maps(pair, ours, theirs)
-            values.append(_squared_difference(ops.cast(ours, "float32"), ops.cast(theirs, "float32"), real))
+            values.append(_squared_difference(ops.cast(ours, "float32"), ops.cast(theirs, "float32"), mask))
         return mean_over_pairs(checked, values)
 
     return loss
@@ -89,39 +96,43 @@ def _on_scores(layers: Iterable[TapPair], compare: Callable[[Tensor, Tensor, Ten
         teacher_taps=[f"{theirs}/{part}" for _, theirs in checked for part in ("query", "key")],
     )
     def loss(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
-        real = real_keys(student, teacher)
+        mask = shared_mask(student, teacher)
         values = []
         for pair in checked:
             (our_query, their_query), (our_key, their_key) = (
                 paired((f"{pair[0]}/{part}", f"{pair[1]}/{part}"), student.taps, teacher.taps)
                 for part in ("query", "key")
             )
-            ours, theirs = scaled_scores(our_query, our_key), scaled_scores(their_query, their_key)
+            ours, theirs = scaled_scores(our_query, our_key, mask), scaled_scores(their_query, their_key, mask)
             _check_maps(pair, ours, theirs)
-            values.append(compare(ours, theirs, real))
+            values.append(compare(ours, theirs, mask))
         return mean_over_pairs(checked, values)
 
     return loss
 
 
-def _squared_difference(student: Tensor, teacher: Tensor, real: Tensor | None) -> Tensor:
+def _squared_difference(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     """(B, H, T, S) of each side -> (B, T)."""
     if student.shape[1] != teacher.shape[1]:
         student, teacher = (ops.mean(side, axis=1, keepdims=True) for side in (student, teacher))
-    return ops.mean(mean_over_keys(ops.square(student - teacher), real), axis=1)
+    difference = student - teacher
+    if mask is not None:  # before the square: what it makes of a large number has no gradient to leave out
+        both = ops.logical_and(real_keys(mask), real_queries(mask))
+        difference = ops.where(both, difference, 0.0)
+    return ops.mean(mean_over_keys(ops.square(difference), mask), axis=1)
 
 
-def _divergence(student: Tensor, teacher: Tensor, real: Tensor | None) -> Tensor:
+def _divergence(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     """(B, H, T, S) scores of each side -> (B, T)."""
     if student.shape[1] != teacher.shape[1]:
-        student, teacher = (_mean_distribution(side, real) for side in (student, teacher))
-    return ops.mean(divergence_over_keys(teacher, student, real), axis=1)
+        student, teacher = (_mean_distribution(side, mask) for side in (student, teacher))
+    return ops.mean(divergence_over_keys(teacher, student, mask), axis=1)
 
 
-def _mean_distribution(scores: Tensor, real: Tensor | None) -> Tensor:
+def _mean_distribution(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Logarithm, up to a constant, of the mean over heads of the attention: (B, H, T, S) -> (B, 1, T, S)."""
-    if real is not None:
-        scores = ops.where(real, scores, MASKED_SCORE)
+    if mask is not None:
+        scores = ops.where(real_keys(mask), scores, MASKED_SCORE)
     return ops.logsumexp(ops.log_softmax(scores, axis=-1), axis=1, keepdims=True)
 
 

@@ -25,7 +25,7 @@ def distil_chain(
 
     Args:
         models: the trained teacher first, then the students in the order in which they are taught. Each is a model
-            of its own: clone for self-distillation.
+            of its own: for self-distillation clone it, which gives fresh weights.
         fit_one: trains its second argument on its first.
 
     Returns:
@@ -39,8 +39,9 @@ def distil_chain(
     for place, model in enumerate(models):
         if any(model is other for other in models[:place]):
             raise ValueError(
-                f"models[{place}], {model.name!r}, stands twice: it would train while it teaches. Give a copy: "
-                "keras.models.clone_model(model)."
+                f"models[{place}], {model.name!r}, stands twice: it would train while it teaches. Give a model "
+                "of its own: copy = keras.models.clone_model(model), which has fresh weights, and to start from the "
+                "same ones copy.set_weights(model.get_weights())."
             )
     for teacher, student in pairwise(models):
         fit_one(teacher, student)

@@ -1,6 +1,6 @@
 """The training loop of distillation, as a Keras model: compile, fit, evaluate, predict."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,11 +9,20 @@ import tensorflow as tf
 from keras import ops
 
 from keras_transformer.distillation.combinations import refuse_what_keras_breaks
+from keras_transformer.distillation.log_names import names_of_metrics, names_of_terms, weight_name
+from keras_transformer.distillation.loss_layers import (
+    loss_layers,
+    make_weights,
+    refuse_late_weights,
+    refuse_lost_weights,
+    unbuilt,
+)
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.taps import select_inputs, with_taps
 from keras_transformer.distillation.teachers import Teacher, refuse_probabilities, teacher_of
 from keras_transformer.distillation.terms import LossTerm, checked_terms, needs_of, variables_of
 from keras_transformer.distillation.uncertainty import UncertaintyWeighting
+from keras_transformer.distillation.uncounted import defused_inputs, defused_outputs
 from keras_transformer.distillation.weighing import TermMean, fixed_weights, labelled, shared_mask, term_mean
 from keras_transformer.layers.masks import Tensor
 
@@ -73,30 +82,22 @@ class Distiller(keras.Model):
         self.terms = checked_terms(terms)
         needs = [needs_of(term.loss) for term in self.terms]
         self.student = student
-        self.loss_layers = [term.loss for term in self.terms if isinstance(term.loss, keras.layers.Layer)]
+        self.loss_layers = loss_layers(self.terms)
         self.student_forward = with_taps(student, (tap for need in needs for tap in need.student_taps))
         self.teacher = teacher_of(teacher)
         self.read_teacher = self.teacher.reader(
             tuple(dict.fromkeys(tap for need in needs for tap in need.teacher_taps))
         )
-        self._build_loss_layers()
+        make_weights(self.loss_layers, (self.student_forward, self.read_teacher))
+        self.reserved_names = names_of_terms(self.terms, weighed=weighing is not None)
+        self.metric_names: list[str] = []
         self.term_metrics = [keras.metrics.Mean(name=term.name) for term in self.terms]
         self.weighing = weighing
         self.weight_metrics: list[keras.metrics.Mean] = []
         if weighing is not None:
             weighing.start(self.terms)
-            self.weight_metrics = [keras.metrics.Mean(name=f"{term.name}_weight") for term in self.terms]
+            self.weight_metrics = [keras.metrics.Mean(name=weight_name(term)) for term in self.terms]
         self.built = student.built
-
-    def _build_loss_layers(self) -> None:
-        """Make the losses' own weights now if both sides know their shapes; else the first batch makes them.
-
-        Replicas, a file of weights and the optimizer want them before it, and a user his errors.
-        """
-        sides = [_symbolic_outputs(forward) for forward in (self.student_forward, self.read_teacher)]
-        for layer in self.loss_layers:
-            if not layer.built and not needs_of(layer).labels and None not in sides:
-                layer(None, *sides)
 
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """Return the student's logits; the teacher isn't called."""
@@ -118,15 +119,15 @@ class Distiller(keras.Model):
         `metrics` see labels and student logits, on labelled and unmasked rows, each with weight 1.
 
         Raises:
-            ValueError: if `loss` is given, if a metric has the name of a term, or for a combination that Keras
-                gets wrong (see `combinations`).
+            ValueError: if `loss` is given, if two entries of the logs would have one name, or for a combination that
+                Keras gets wrong (see `combinations`).
         """
         if loss is not None:
             raise ValueError(
                 f"loss={loss!r}: a Distiller's losses are its terms. Leave `loss` out, and give "
                 "Distiller(..., terms=[LossTerm('true_labels', 0.5, true_labels), ...])."
             )
-        _refuse_name_clash(self.terms, metrics or [])
+        self.metric_names = names_of_metrics(metrics, self.reserved_names)
         super().compile(
             optimizer=optimizer,
             weighted_metrics=metrics,  # weighted, so that unlabelled rows can get weight 0
@@ -144,19 +145,21 @@ class Distiller(keras.Model):
 
     def train_step(self, batch: Any) -> dict[str, Tensor]:
         """Predict, weigh, step, record."""
-        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        x, labels, sample_weight = unpacked(batch)
         teacher = self.teacher_outputs(x)  # outside the tape: no gradient
+        new = unbuilt(self.loss_layers)
         with tf.GradientTape() as tape:
             student = self.student_outputs(x, training=True)  # one forward, taps included
             weighed = self.weigh_terms(labels, student, teacher, sample_weight)
             scaled = self.optimizer.scale_loss(weighed.loss)
+        refuse_late_weights(new, self.optimizer)
         weights = self.trainable_weights  # the student's, and the losses' own
         self.optimizer.apply(tape.gradient(scaled, weights), weights)
         return self.record(weighed, labels, student)
 
     def test_step(self, batch: Any) -> dict[str, Tensor]:
         """Predict without dropout, weigh, record."""
-        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        x, labels, sample_weight = unpacked(batch)
         teacher = self.teacher_outputs(x)
         student = self.student_outputs(x, training=False)
         return self.record(self.weigh_terms(labels, student, teacher, sample_weight), labels, student)
@@ -176,6 +179,7 @@ class Distiller(keras.Model):
 
         `weighing` has the form that it takes with learned weights.
         """
+        student, teacher = (defused_outputs(side, sample_weight) for side in (student, teacher))
         means = [term_mean(term, labels, student, teacher, sample_weight) for term in self.terms]
         replicas = self.distribute_strategy.num_replicas_in_sync
         regularisation = [ops.sum(ops.cast(extra, "float32")) / replicas for extra in self.losses]
@@ -195,6 +199,7 @@ class Distiller(keras.Model):
 
         `y_pred` is the student's `Outputs` on `x`; None = run it.
         """
+        x = defused_inputs(x, sample_weight)
         teacher = self.teacher_outputs(x)
         student = self.student_outputs(x, training=training) if y_pred is None else y_pred
         return self.weigh_terms(y, student, teacher, sample_weight).loss
@@ -222,10 +227,11 @@ class Distiller(keras.Model):
     ) -> dict[str, Tensor]:
         """Update the metrics given to `compile` on labelled rows and return all metrics.
 
-        `sample_weight` is used for tokens alone: 0 leaves one out, as a mask does.
+        `sample_weight` is used for tokens alone: 0 leaves one out, as a mask does. Without labels (None) the metrics
+        stay as they are: which shape of labels they would take, only labels tell.
         """
         if y is None:
-            y = ops.full(ops.shape(y_pred)[:-1], -1, dtype="int32")
+            return self.get_metrics_result()
         known = labelled(y)
         # Of many labels a row, as many as logits, all must be known, as in the terms.
         rows = ops.all(known, axis=-1) if len(known.shape) == len(y_pred.shape) else known
@@ -234,6 +240,26 @@ class Distiller(keras.Model):
             weights = weights * ops.cast(sample_weight, "float32")
         # Some metrics can't take a class -1, whatever its weight.
         return super().compute_metrics(x, ops.where(known, y, ops.zeros_like(y)), y_pred, sample_weight=weights)
+
+    def get_metrics_result(self) -> dict[str, Tensor]:
+        """Results of all metrics; 0 for those given to `compile` that haven't seen a label yet."""
+        results: dict[str, Tensor] = {}
+        for metric in self.metrics:
+            if getattr(metric, "built", True):
+                result = metric.result()
+                results |= result if isinstance(result, dict) else {metric.name: result}
+            else:  # those of `compile`, all in one
+                results |= {name: ops.zeros(()) for name in self.metric_names}
+        return results
+
+    def load_weights(self, filepath: str | Path, skip_mismatch: bool = False, **options: Any) -> None:
+        """Load what `save_weights` wrote; see `keras.Model.load_weights`.
+
+        Raises:
+            ValueError: if the file holds weights of a loss whose own are yet to be made, with the first batch.
+        """
+        refuse_lost_weights(self.loss_layers, self.layers, filepath)
+        super().load_weights(filepath, skip_mismatch=skip_mismatch, **options)
 
     def save(self, filepath: str | Path, overwrite: bool = True, zipped: bool | None = None) -> None:
         """Save the student alone; the file loads without this class."""
@@ -255,6 +281,12 @@ class Distiller(keras.Model):
         )
 
 
+def unpacked(batch: Any) -> tuple[Any, Tensor | None, Tensor | None]:
+    """Inputs, labels and sample weights of a batch; rows of weight 0 with nothing in them that could do harm."""
+    x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    return defused_inputs(x, sample_weight), labels, sample_weight
+
+
 def sum_over_replicas(value: Tensor) -> Tensor:
     """Sum of `value` over the replicas of the running tf.distribute strategy; alone, `value` itself."""
     context = tf.distribute.get_replica_context()
@@ -269,19 +301,7 @@ def share_of_replicas(count: Tensor) -> Tensor:
     return 1.0 if total is count else ops.divide_no_nan(count, total)
 
 
-def _symbolic_outputs(forward: Callable[[Any], Outputs]) -> Outputs | None:
-    """Shapes and dtypes of what `forward` gives, where it can tell them without a batch."""
-    return forward.symbolic_outputs() if hasattr(forward, "symbolic_outputs") else None
-
-
 def _policy_of(student: keras.Model) -> Any:
-    """The student's dtype policy, or mixed_float16 if a layer computes so: then the loss has to be scaled."""
-    in_float16 = any(layer.compute_dtype == "float16" for layer in student.layers)
+    """The student's dtype policy, or mixed_float16 if a layer at any depth computes so: the loss needs scaling then."""
+    in_float16 = any(layer.compute_dtype == "float16" for layer in student._flatten_layers())
     return "mixed_float16" if in_float16 else student.dtype_policy
-
-
-def _refuse_name_clash(terms: Iterable[LossTerm], metrics: Iterable[Any]) -> None:
-    names = {getattr(metric, "name", getattr(metric, "__name__", metric)) for metric in metrics}
-    for term in terms:
-        if term.name in names:
-            raise ValueError(f"metrics has {term.name!r}, which is also the name of a LossTerm. Rename one of them.")

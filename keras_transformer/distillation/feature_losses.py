@@ -12,9 +12,18 @@ import keras
 from keras import ops
 
 from keras_transformer.distillation.outputs import Outputs
-from keras_transformer.distillation.tap_pairs import TapPair, check_same_axes, checked_pairs, mean_over_pairs, paired
+from keras_transformer.distillation.tap_pairs import (
+    TapPair,
+    check_same_axes,
+    checked_pairs,
+    mean_over_pairs,
+    paired,
+    refuse_padded_maps,
+)
 from keras_transformer.distillation.terms import Needs
+from keras_transformer.distillation.uncounted import at_real_tokens
 from keras_transformer.distillation.unit_vectors import direction_distance
+from keras_transformer.distillation.weighing import shared_mask
 from keras_transformer.layers.masks import Tensor
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -26,22 +35,34 @@ class FeatureLoss(keras.layers.Layer):
 
     W_k is learned, without bias, and there only where the widths differ. Taps (B, T, D) give a value a token,
     (B, T); (B, D) a value a row, (B,); maps of more axes, such as (B, height, width, channels), their mean a row.
+    Those are for models without a padding mask: the mean would take padding in.
 
     Args:
         pairs: (student tap, teacher tap) names.
         distance: what to compare them by.
         project: False = widths must be equal.
+        select: what of a tap is compared; None = all of it.
 
     Raises:
         ValueError: for no pairs; when it is built, which the Distiller does at once where it knows the shapes, if
-            a pair's taps are missing or differ in more than their width, or in their width without projection.
+            a pair's taps are missing or differ in more than their width, or in their width without projection; when
+            it is called, if the widths aren't those that it was built for, or taps have four axes or more where a
+            side has a mask.
     """
 
-    def __init__(self, pairs: Iterable[TapPair], distance: Distance, *, project: bool = True, name: str) -> None:
+    def __init__(
+        self,
+        pairs: Iterable[TapPair],
+        distance: Distance,
+        *,
+        project: bool = True,
+        select: Callable[[Tensor], Tensor] | None = None,
+        name: str,
+    ) -> None:
         super().__init__(name=name, dtype="float32")
         self.pairs = checked_pairs(pairs)
         self.needs = Needs(tuple(ours for ours, _ in self.pairs), tuple(theirs for _, theirs in self.pairs))
-        self.distance, self.project = distance, project
+        self.distance, self.project, self.select = distance, project, select
 
     def build(self, student_shape: Outputs, teacher_shape: Outputs) -> None:
         """Make the projections, by the shapes of both sides' taps."""
@@ -50,15 +71,33 @@ class FeatureLoss(keras.layers.Layer):
             self._projection(pair, tuple(ours), tuple(theirs))
             for pair, (ours, theirs) in zip(self.pairs, shapes, strict=True)
         ]
+        self.widths = [(ours[-1], theirs[-1]) for ours, theirs in shapes]
 
     def call(self, labels: Tensor | None, student: Outputs, teacher: Outputs) -> Tensor:
         """Compare all pairs -> (B,) or (B, T) float32."""
         values = []
-        for pair, projection in zip(self.pairs, self.projections, strict=True):
-            ours, theirs = paired(pair, student.taps, teacher.taps)
-            distance = self.distance(projection(ops.cast(ours, "float32")), ops.cast(theirs, "float32"))
-            values.append(_per_row_or_token(distance))
+        mask = shared_mask(student, teacher)
+        for pair, projection, widths in zip(self.pairs, self.projections, self.widths, strict=True):
+            refuse_padded_maps(pair, student, teacher)
+            taps = paired(pair, student.taps, teacher.taps)
+            self._check_widths(pair, widths, tuple(tap.shape[-1] for tap in taps))
+            ours, theirs = (self._vectors(tap, mask) for tap in taps)
+            values.append(_per_row_or_token(self.distance(projection(ours), theirs)))
         return mean_over_pairs(self.pairs, values)
+
+    def _vectors(self, tap: Tensor, mask: Tensor | None) -> Tensor:
+        vectors = ops.cast(tap, "float32")
+        if self.select is not None:
+            return self.select(vectors)
+        return at_real_tokens(vectors, mask) if len(vectors.shape) == 3 else vectors
+
+    def _check_widths(self, pair: TapPair, built: tuple[int | None, ...], given: tuple[int | None, ...]) -> None:
+        if any(a != b and None not in (a, b) for a, b in zip(built, given, strict=True)):
+            raise ValueError(
+                f"The pair {pair} has widths {given[0]} and {given[1]}, and this {self.name} was built for "
+                f"{built[0]} and {built[1]}, by another pair of models: its projections fit no other. Give each "
+                f"Distiller a loss of its own: call {self.name}(...) again."
+            )
 
     def _projection(self, pair: TapPair, student_shape: tuple, teacher_shape: tuple) -> keras.layers.Layer:
         check_same_axes(pair, student_shape, teacher_shape)
@@ -108,7 +147,7 @@ def patient_states(pairs: Iterable[TapPair]) -> FeatureLoss:
     Args:
         pairs: names of taps (B, T, D) whose first token stands for the text ([CLS]).
     """
-    return FeatureLoss(pairs, _first_token_distance, project=False, name="patient_states")
+    return FeatureLoss(pairs, direction_distance, project=False, select=_first_token, name="patient_states")
 
 
 def hint(student_tap: str, teacher_tap: str) -> FeatureLoss:
@@ -144,13 +183,14 @@ def _one_minus_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     return direction_distance(student, teacher) / 2
 
 
-def _first_token_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    if len(student.shape) != 3:
+def _first_token(states: Tensor) -> Tensor:
+    """(B, T, D) -> (B, D)."""
+    if len(states.shape) != 3:
         raise ValueError(
-            f"patient_states looks at the first token and got a tap of shape {tuple(student.shape)}. "
+            f"patient_states looks at the first token and got a tap of shape {tuple(states.shape)}. "
             "Name taps of shape (B, T, D), or use hidden_cosine."
         )
-    return direction_distance(student[:, 0], teacher[:, 0])
+    return states[:, 0]
 
 
 def _per_row_or_token(values: Tensor) -> Tensor:

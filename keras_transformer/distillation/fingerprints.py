@@ -1,8 +1,10 @@
-"""A hash of a model, so that what was computed with it isn't taken for another one's."""
+"""Hashes of models and functions, so that what was computed with one isn't taken for another one's."""
 
 import hashlib
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any
 
 import keras
@@ -34,6 +36,40 @@ def model_fingerprint(model: keras.Model) -> str:
         digest.update(f"{value.dtype} {value.shape}".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
+
+
+def function_fingerprint(function: Callable[..., Any]) -> str:
+    """sha256 of a function at the top of a module: its module and name, its code and its defaults.
+
+    What it calls, and what it reads of its module, counts by name alone. Comments and docstrings don't count; another
+    version of Python, which compiles to other code, makes another function of it.
+
+    Raises:
+        TypeError: for a lambda, a function made inside another one, a method, a functools.partial or another object:
+            of these two may do different things under one name.
+    """
+    if not (inspect.isfunction(function) and function.__qualname__.isidentifier() and function.__closure__ is None):
+        raise TypeError(
+            f"{function!r} has no fingerprint: only a function at the top of a module is told from others by its name "
+            "and code, no lambda, partial, method or function made inside another one. Write it with `def` at the top "
+            "of a module, its numbers in its body."
+        )
+    options = (function.__defaults__, function.__kwdefaults__)
+    parts = [function.__module__, function.__qualname__, _code_text(function.__code__, function.__doc__), repr(options)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _code_text(code: CodeType, docstring: str | None) -> str:
+    """What a function does, the same in each process: neither addresses nor the order of a set are in it."""
+    constants = []
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            constants.append(_code_text(constant, None))
+        elif isinstance(constant, frozenset):
+            constants.append(repr(sorted(map(repr, constant))))
+        elif constant is not docstring:
+            constants.append(repr(constant))
+    return repr((code.co_code.hex(), code.co_names, constants))
 
 
 def _layer_names(config: Any) -> Iterator[str]:

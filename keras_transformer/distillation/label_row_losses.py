@@ -11,7 +11,8 @@ from keras_transformer.checks import positive
 from keras_transformer.distillation.losses import kl_divergence
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.terms import Loss, needing
-from keras_transformer.distillation.weighing import labelled
+from keras_transformer.distillation.uncounted import at_real_tokens
+from keras_transformer.distillation.weighing import labelled, shared_mask
 from keras_transformer.layers.masks import Tensor
 
 
@@ -23,8 +24,8 @@ def true_multi_labels(labels: Tensor, student: Outputs, teacher: Outputs) -> Ten
     the negative log-likelihood of the whole row; it goes with the sum in `soft_multi_labels`.
 
     Args:
-        labels: (B, C) or (B, T, C), 0 or 1, integers, booleans or floats. A row with a -1 among integers or a
-            NaN among floats is unlabelled: its value means nothing and is left out.
+        labels: (B, C) or (B, T, C), 0 or 1, integers, booleans or floats. A row with a number below 0 among
+            integers or a NaN among floats is unlabelled: its value means nothing and is left out.
         student: logits z of the same shape.
         teacher: unused.
 
@@ -81,7 +82,7 @@ def true_values(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
         (B,) or (B, T) float32, at least 0.
 
     Raises:
-        ValueError: if the labels aren't floats, since -1 would mean "unlabelled" among integers, or don't have
+        ValueError: if the labels aren't floats, since below 0 means "unlabelled" among integers, or don't have
             the outputs' shape.
     """
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(labels.dtype)):
@@ -93,8 +94,8 @@ def true_values(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
     if len(labels.shape) == len(values.shape) - 1 and values.shape[-1] == 1:
         labels = ops.expand_dims(labels, -1)
     _check_same_shape("true_values", labels, values)
-    known = ops.where(labelled(labels), labels, ops.zeros_like(labels))
-    return ops.mean(ops.square(ops.cast(known, "float32") - values), axis=-1)
+    known = ops.cast(ops.where(labelled(labels), labels, ops.zeros_like(labels)), "float32")
+    return _mean_square(known - values, shared_mask(student, teacher))
 
 
 def teacher_values(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
@@ -110,6 +111,13 @@ def teacher_values(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor
     """
     _check_same_ends("teacher_values", student.logits, teacher.logits)
     difference = ops.cast(teacher.logits, "float32") - ops.cast(student.logits, "float32")
+    return _mean_square(difference, shared_mask(student, teacher))
+
+
+def _mean_square(difference: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, R) -> (B,) or (B, T, R) -> (B, T); what the mask hides is 0."""
+    if len(difference.shape) == 3:
+        difference = at_real_tokens(difference, mask)
     return ops.mean(ops.square(difference), axis=-1)
 
 

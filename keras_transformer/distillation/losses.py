@@ -17,7 +17,8 @@ def true_labels(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
     """Cross-entropy -log softmax(student logits)[label], in float32. The teacher isn't looked at.
 
     Args:
-        labels: (B,) or (B, T) integers in 0..C-1; -1 = unlabelled, whose value means nothing and is left out.
+        labels: (B,) or (B, T) integers in 0..C-1; below 0, such as -1 or -100, = unlabelled: its value means nothing
+            and is left out.
         student: logits (B, C) or (B, T, C).
         teacher: unused.
 
@@ -29,7 +30,7 @@ def true_labels(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
     """
     logits = ops.cast(student.logits, "float32")
     _check_labels(labels, logits)
-    known = ops.maximum(labels, 0)  # the kernel takes no -1; those rows get weight 0
+    known = ops.maximum(labels, 0)  # the kernel takes no negative class; those rows get weight 0
     return ops.sparse_categorical_crossentropy(known, logits, from_logits=True)
 
 
@@ -93,8 +94,8 @@ def _log_sum_exp(x: Tensor) -> Tensor:
 def _check_labels(labels: Tensor, logits: Tensor) -> None:
     if not keras.backend.is_int_dtype(keras.backend.standardize_dtype(labels.dtype)):
         raise ValueError(
-            f"labels have dtype {labels.dtype}: true_labels takes class numbers as integers, -1 = "
-            "unlabelled. Use labels.astype('int32'); of one-hot labels take argmax(axis=-1)."
+            f"labels have dtype {labels.dtype}: true_labels takes class numbers as integers, below 0 "
+            "= unlabelled. Use labels.astype('int32'); of one-hot labels take argmax(axis=-1)."
         )
     if len(labels.shape) != len(logits.shape) - 1:
         raise ValueError(

@@ -7,7 +7,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_transformer.distillation.distiller import Distiller
+from keras_transformer.distillation.combinations import refuse_what_keras_breaks
+from keras_transformer.distillation.distiller import Distiller, unpacked
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.taps import with_taps
 from keras_transformer.distillation.terms import LossTerm, needs_of
@@ -71,14 +72,20 @@ class MutualLearner(keras.Model):
         run_eagerly: bool = False,
         jit_compile: bool | str = "auto",
     ) -> None:
-        """Configure training; one optimizer steps both students, and each gets its own copy of `metrics`."""
+        """Configure training; one optimizer steps both students, and each gets its own copy of `metrics`.
+
+        Raises:
+            ValueError: as `Distiller.compile`.
+        """
         for side in self.sides:
-            side.compile("sgd", metrics=[_copied(metric) for metric in metrics or []])
-        super().compile(optimizer=optimizer, run_eagerly=run_eagerly, jit_compile=jit_compile)
+            side.compile("sgd", metrics=keras.tree.map_structure(_copied, metrics))
+        # Keras is told of the metrics so that it calls `compute_metrics` before the first batch, as replicas need it.
+        super().compile(optimizer=optimizer, weighted_metrics=metrics, run_eagerly=run_eagerly, jit_compile=jit_compile)
+        refuse_what_keras_breaks(self)
 
     def train_step(self, batch: Any) -> dict[str, Tensor]:
         """Predict, weigh, step, record: for both."""
-        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        x, labels, sample_weight = unpacked(batch)
         with tf.GradientTape() as tape:
             outputs = [forward(x, training=True) for forward in self.forwards]
             weighed = self._weighed(labels, outputs, sample_weight)
@@ -89,7 +96,7 @@ class MutualLearner(keras.Model):
 
     def test_step(self, batch: Any) -> dict[str, Tensor]:
         """Predict without dropout, weigh, record."""
-        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        x, labels, sample_weight = unpacked(batch)
         outputs = [forward(x, training=False) for forward in self.forwards]
         return self._recorded(self._weighed(labels, outputs, sample_weight), labels, outputs)
 
@@ -98,13 +105,26 @@ class MutualLearner(keras.Model):
         return [side.weigh_terms(labels, own, _constant(peer), sample_weight) for side, own, peer in pairs]
 
     def _recorded(self, weighed: Sequence[Any], labels: Tensor | None, outputs: Sequence[Outputs]) -> dict[str, Tensor]:
-        logs: dict[str, Tensor] = {}
-        total = 0.0
         for side, own, values in zip(self.sides, outputs, weighed, strict=True):
-            recorded = side.record(values, labels, own)
-            total = total + recorded["loss"]
-            logs |= {f"{side.student.name}_{key}": value for key, value in recorded.items()}
-        return {"loss": total, **logs}
+            side.record(values, labels, own)
+        return self.get_metrics_result()
+
+    def compute_metrics(
+        self, x: Any, y: Tensor | None, y_pred: dict[str, Tensor], sample_weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Update the metrics given to `compile` of each student by its logits and return all metrics."""
+        for side in self.sides:
+            side.compute_metrics(x, y, y_pred[side.student.name])
+        return self.get_metrics_result()
+
+    def get_metrics_result(self) -> dict[str, Tensor]:
+        """What both students log, under their names, and the sum of their losses."""
+        logs: dict[str, Tensor] = {"loss": 0.0}
+        for side in self.sides:
+            results = side.get_metrics_result()
+            logs["loss"] = logs["loss"] + results["loss"]
+            logs |= {f"{side.student.name}_{key}": value for key, value in results.items()}
+        return logs
 
     def get_config(self) -> dict[str, Any]:
         """Refuse: the students are what is saved.

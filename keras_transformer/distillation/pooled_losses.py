@@ -13,7 +13,7 @@ from keras import ops
 from keras_transformer.checks import positive
 from keras_transformer.distillation.feature_losses import FeatureLoss
 from keras_transformer.distillation.outputs import Outputs
-from keras_transformer.distillation.tap_pairs import TapPair, checked_pairs, paired
+from keras_transformer.distillation.tap_pairs import TapPair, checked_pairs, paired, refuse_padded_maps
 from keras_transformer.distillation.terms import Loss, needing
 from keras_transformer.distillation.unit_vectors import unit_vectors
 from keras_transformer.layers.masks import Tensor
@@ -33,12 +33,14 @@ def similarity_preserving(student_tap: str = "pooled", teacher_tap: str = "poole
         A loss that gives (B,).
 
     Raises:
-        ValueError: the loss, for taps of another rank: of tokens (B, T, D) take a pooled vector.
+        ValueError: the loss, for taps of another rank: of tokens (B, T, D) take a pooled vector. For feature maps
+            where a side has a padding mask.
     """
     (pair,) = checked_pairs([(student_tap, teacher_tap)])
 
     @needing(student_taps=[student_tap], teacher_taps=[teacher_tap])
     def loss(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
+        refuse_padded_maps(pair, student, teacher)
         ours, theirs = (_similarities(pair, side) for side in paired(pair, student.taps, teacher.taps))
         return ops.mean(ops.square(ours - theirs), axis=-1)
 
@@ -60,7 +62,7 @@ def contrastive(
     Args:
         student_tap: (B, D).
         teacher_tap: (B, D'); where D' isn't D, W is learned.
-        temperature: T, above 0.
+        temperature: T, above 0. A `keras.Variable` isn't trained, and can be changed by a callback while `fit` runs.
     """
     positive("temperature", temperature, example=0.1)
     distance = partial(_contrast, temperature=temperature)

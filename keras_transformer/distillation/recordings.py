@@ -1,10 +1,13 @@
 """What a teacher cache holds: a manifest, and parts in which an example's outputs are found by its key. numpy only."""
 
+import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -13,8 +16,11 @@ from keras_transformer.distillation.cache_parts import Part, PartWriter, Recorde
 from keras_transformer.distillation.example_keys import example_keys, is_sequence, row_lengths
 from keras_transformer.files import ModelFileError, read_json, staged, write_json
 
+if sys.platform != "win32":
+    import fcntl
+
 FORMAT = 1
-MANIFEST, PARTS, PART = "teacher_cache.json", "parts", "part_"
+MANIFEST, PARTS, PART, LOCK = "teacher_cache.json", "parts", "part_", ".recording"
 SHOWN_VALUES = 6
 ANOTHER = "Delete the folder to record anew, or give another folder."
 
@@ -55,23 +61,25 @@ class Recordings:
         self.parts = [Part(place, self.layout.outputs) for place in _part_folders(folder)]
 
     @classmethod
-    def begin(cls, folder: Path, layout: Layout) -> "Recordings":
-        """Open the recordings in `folder` to add to them, or start some there.
+    @contextmanager
+    def adding(cls, folder: Path, layout: Layout) -> Iterator["Recordings"]:
+        """Open the recordings in `folder` to add to them, or start some there; meanwhile nobody else can.
 
         Raises:
-            UserError: if the folder holds something else, or recordings of another layout: another teacher, say.
+            UserError: if the folder holds something else, or recordings of another layout: another teacher, say. If
+                somebody else is recording into it, or it can't be written.
         """
-        if (folder / MANIFEST).is_file():
-            found = cls(folder)
-            _check_same(folder, found.layout, layout)
-        elif folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - set(_leftovers(folder))):
-            raise UserError(f"{folder}: is there already and is no teacher cache. Give a new or empty folder.")
-        else:
-            write_json(folder / MANIFEST, _manifest(layout, complete=False))
-            found = cls(folder)
-        for leftover in _leftovers(folder):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        return found
+        _refuse_foreign(folder)
+        with _alone_in(folder):
+            if (folder / MANIFEST).is_file():
+                found = cls(folder)
+                _check_same(folder, found.layout, layout)
+            else:
+                write_json(folder / MANIFEST, _manifest(layout, complete=False))
+                found = cls(folder)
+            for leftover in _leftovers(folder):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            yield found
 
     @property
     def rows(self) -> int:
@@ -174,6 +182,64 @@ class Recordings:
 def _leftovers(folder: Path) -> list[Path]:
     """What a process that was killed while writing has left."""
     return [*folder.glob(f".{MANIFEST}.*.partial"), *(folder / PARTS).glob(f".{PART}*.partial")]
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if (folder / MANIFEST).is_file() or not folder.exists():
+        return
+    if not folder.is_dir() or set(folder.iterdir()) - {*_leftovers(folder), folder / LOCK}:
+        raise UserError(f"{folder}: is there already and is no teacher cache. Give a new or empty folder.")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder`, which the system takes back from a killed process."""
+    if sys.platform == "win32":  # no such locks: that only one records is left to the user
+        yield
+        return
+    if folder.is_dir() and not os.access(folder, os.W_OK):  # a complete cache on a read-only disk; none can write
+        yield
+        return
+    lock = folder / LOCK
+    with _locked(lock):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _locked(lock: Path) -> BinaryIO:
+    """Open and lock the file at `lock`; to close it gives the lock back."""
+    while True:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("wb")
+        except OSError as error:
+            raise UserError(f"{lock.parent}: can't be written ({error.strerror}). Give another folder.") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise UserError(_why_not_locked(lock.parent, error)) from error
+        if _is_at(file.fileno(), lock):
+            return file
+        file.close()  # who held it has ended since, and has taken its file away
+
+
+def _why_not_locked(folder: Path, error: OSError) -> str:
+    if isinstance(error, BlockingIOError):
+        return (
+            f"{folder}: somebody else is recording into this folder, and two would destroy each other's parts. Wait "
+            "until that recording has ended, and this call adds to it; or give another folder."
+        )
+    return f"{folder}: can't be locked against a second recording ({error.strerror}). Give a folder on a local disk."
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _part_folders(folder: Path) -> list[Path]:

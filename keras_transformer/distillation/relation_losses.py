@@ -8,7 +8,8 @@ from keras_transformer.checks import one_of, positive_integer
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.tap_pairs import TapPair, check_same_axes, checked_pairs, mean_over_pairs, paired
 from keras_transformer.distillation.terms import Loss, needing
-from keras_transformer.distillation.token_scores import divergence_over_keys, real_keys, scaled_scores
+from keras_transformer.distillation.token_scores import divergence_over_keys, scaled_scores
+from keras_transformer.distillation.weighing import shared_mask
 from keras_transformer.layers.masks import Tensor
 
 PARTS = ("query", "key", "value")
@@ -46,14 +47,14 @@ def relations(layers: TapPair, relation_heads: int, parts: Iterable[str] = PARTS
 
     @needing(student_taps=[ours for ours, _ in pairs], teacher_taps=[theirs for _, theirs in pairs])
     def loss(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
-        real = real_keys(student, teacher)
+        mask = shared_mask(student, teacher)
         values = []
         for pair in pairs:
             ours, theirs = (_joined_heads(pair, part) for part in paired(pair, student.taps, teacher.taps))
             check_same_axes(pair, ours.shape, theirs.shape)
             _check_heads(pair, relation_heads, ours.shape[-1], theirs.shape[-1])
-            ours, theirs = _relation_scores(ours, relation_heads), _relation_scores(theirs, relation_heads)
-            values.append(ops.mean(divergence_over_keys(theirs, ours, real), axis=1))  # (B, T)
+            ours, theirs = (_relation_scores(side, relation_heads, mask) for side in (ours, theirs))
+            values.append(ops.mean(divergence_over_keys(theirs, ours, mask), axis=1))  # (B, T)
         return mean_over_pairs(pairs, values)
 
     return loss
@@ -85,12 +86,12 @@ def _joined_heads(pair: TapPair, vectors: Tensor) -> Tensor:
     return ops.reshape(ops.swapaxes(vectors, 1, 2), (batch, length, vectors.shape[1] * vectors.shape[3]))
 
 
-def _relation_scores(vectors: Tensor, relation_heads: int) -> Tensor:
+def _relation_scores(vectors: Tensor, relation_heads: int, mask: Tensor | None) -> Tensor:
     """(B, T, D) -> X_a X_a^T / sqrt(d_a) of each relation head a, (B, A, T, T)."""
     batch, length = ops.shape(vectors)[:2]
     split = ops.reshape(vectors, (batch, length, relation_heads, vectors.shape[-1] // relation_heads))
     split = ops.swapaxes(split, 1, 2)  # (B, A, T, d_a)
-    return scaled_scores(split, split)
+    return scaled_scores(split, split, mask)
 
 
 def _check_heads(pair: TapPair, relation_heads: int, student_width: int, teacher_width: int) -> None:

@@ -3,11 +3,14 @@
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_transformer.distillation.fingerprints import function_fingerprint
+from keras_transformer.distillation.loss_layers import symbolic_outputs
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.teachers import Teacher, teacher_of
 from keras_transformer.layers.masks import Tensor
@@ -70,9 +73,9 @@ class SeveralTeachers:
         """sha256 of the teachers' fingerprints and the weights.
 
         Raises:
-            TypeError: if a teacher has none.
+            TypeError: if a teacher has none, or the rule of the weights, see `function_fingerprint`.
         """
-        rule = getattr(self.weights, "__qualname__", repr(self.weights))
+        rule = function_fingerprint(self.weights) if callable(self.weights) else repr(self.weights)
         parts = [_fingerprint_of(teacher) for teacher in self.teachers]
         return hashlib.sha256("\n".join([*parts, rule]).encode()).hexdigest()
 
@@ -94,18 +97,43 @@ class SeveralTeachers:
                 )
             wanted[int(place)].append(tap)
         readers = [teacher.reader(tuple(taps)) for teacher, taps in zip(self.teachers, wanted, strict=True)]
-        return lambda inputs: self._joined([read(inputs) for read in readers], tap_names)
+        return JointReader(readers, tap_names, self._mean)
 
-    def _joined(self, outputs: Sequence[Outputs], tap_names: tuple[str, ...]) -> Outputs:
-        every = [ops.cast(each.logits, "float32") for each in outputs]
+    def _mean(self, every: Sequence[Tensor]) -> Tensor:
+        every = [ops.cast(logits, "float32") for logits in every]
         _check_same_classes(every)
         logits = ops.stack(every)  # (K, ..., C)
         if callable(self.weights):
             weighted = ops.expand_dims(self.weights(logits), -1) * logits
         else:
             weighted = ops.stack([share * each for share, each in zip(self.weights, every, strict=True)])
+        return ops.sum(weighted, axis=0)
+
+
+@dataclass(frozen=True)
+class JointReader:
+    """Runs or reads each of several teachers once and joins what they say."""
+
+    readers: Sequence[Callable[[Any], Outputs]]
+    tap_names: tuple[str, ...]  # each with its teacher's place
+    mean: Callable[[Sequence[Tensor]], Tensor]  # of the logits of all
+
+    def __call__(self, inputs: Any) -> Outputs:
+        """One forward pass of each teacher."""
+        outputs = [read(inputs) for read in self.readers]
+        return self._joined(outputs, self.mean([each.logits for each in outputs]))
+
+    def symbolic_outputs(self) -> Outputs | None:
+        """Shapes and dtypes of what a call gives; None = one of the teachers can't tell."""
+        outputs = [symbolic_outputs(read) for read in self.readers]
+        known = [each for each in outputs if each is not None]
+        if len(known) < len(outputs):
+            return None
+        return self._joined(known, keras.KerasTensor(known[0].logits.shape, "float32"))
+
+    def _joined(self, outputs: Sequence[Outputs], logits: Tensor) -> Outputs:
         mask = next((each.mask for each in outputs if each.mask is not None), None)
-        return Outputs(ops.sum(weighted, axis=0), _taps_of(outputs, tap_names), mask)
+        return Outputs(logits, _taps_of(outputs, self.tap_names), mask)
 
 
 def _taps_of(outputs: Sequence[Outputs], tap_names: tuple[str, ...]) -> Mapping[str, Tensor]:

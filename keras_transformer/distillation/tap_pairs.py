@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.layers.masks import Tensor
 
 TapPair = tuple[str, str]
@@ -52,6 +53,22 @@ def check_same_axes(pair: TapPair, student_shape: tuple, teacher_shape: tuple) -
         raise ValueError(
             f"The pair {pair} can't be compared: the student's tap has shape {ours} and the teacher's {theirs}, "
             "where only the last axis may differ. Pair taps of one kind, of models that see the same tokens."
+        )
+
+
+def refuse_padded_maps(pair: TapPair, student: Outputs, teacher: Outputs) -> None:
+    """Raise ValueError if the taps of `pair` have four axes or more and a side tells tokens from padding.
+
+    Queries (B, H, T, d) look like a picture (B, height, width, channels), and a mean over all places takes padding in.
+    """
+    shapes = [tuple(tap.shape) for tap in paired(pair, student.taps, teacher.taps)]
+    masks = {"student": student.mask, "teacher": teacher.mask}
+    masked = [side for side, mask in masks.items() if mask is not None]
+    if masked and any(len(shape) > 3 for shape in shapes):
+        raise ValueError(
+            f"The taps of the pair {pair} have shapes {shapes[0]} and {shapes[1]}, and the {masked[0]} has a padding "
+            "mask: the mean over the axes of a map would count padding. Name taps (B, T, D), such as "
+            "'encoder/0/hidden', or compare queries, keys and values by relations or value_relations."
         )
 
 

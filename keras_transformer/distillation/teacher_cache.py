@@ -39,7 +39,8 @@ def cache_teacher(
     Logits are kept in float32; taps in float16, without padding; the mask where anything is kept a token. Memory
     stays bounded whatever the size of the data. What is in `folder` already isn't computed again: a second call
     with the same data runs no teacher, one after a kill goes on where the last part ended (ten minutes of work, or
-    1 GiB, are lost at most), one with more data adds to it. One process at a time may record into a folder.
+    1 GiB, are lost at most), one with more data adds to it. One call at a time may record into a folder: a second
+    one is refused, where the system has file locks (not on Windows).
 
     Args:
         teacher: a Keras model, or a `Teacher` with a method `fingerprint()`, such as `SeveralTeachers`.
@@ -53,7 +54,8 @@ def cache_teacher(
             must be an example's own for ever: a changed text under an old id goes unnoticed.
 
     Raises:
-        UserError: if `folder` holds the outputs of another teacher, other taps or settings, or isn't a cache.
+        UserError: if `folder` holds the outputs of another teacher, other taps or settings, or isn't a cache; if
+            somebody else is recording into it, or it can't be written.
         ModelFileError: if a file of the cache is damaged.
         ValueError: if the data set never ends, an output isn't finite or is too large for float16, or `top_k`
             is more than the classes less 2.
@@ -67,11 +69,11 @@ def cache_teacher(
     for temperature in temperatures:
         positive("temperatures", temperature, example=1.0)
     recorder = recorder_of(teacher, data.element_spec, tuple(taps), top_k, tuple(temperatures), id_column)
-    recordings = Recordings.begin(Path(folder), recorder.layout)
-    rows = unrecorded(recorder, recordings, data)
-    while recordings.add_part(rows):
-        pass
-    recordings.end()
+    with Recordings.adding(Path(folder), recorder.layout) as recordings:
+        rows = unrecorded(recorder, recordings, data)
+        while recordings.add_part(rows):
+            pass
+        recordings.end()
     return CachedTeacher(recordings)
 
 
@@ -86,9 +88,10 @@ class CachedTeacher:
 
     def __init__(self, recordings: Recordings) -> None:
         self.recordings = recordings
-        names = (output.name for output in recordings.layout.outputs)
-        taps = tuple(name.removeprefix(RECORDED_TAP) for name in names if name.startswith(RECORDED_TAP))
-        self._recorded = RecordedTeacher(taps)
+        outputs = recordings.layout.outputs
+        known = {output.name: keras.KerasTensor((None, *output.shape), output.dtype) for output in outputs}
+        taps = [name.removeprefix(RECORDED_TAP) for name in known if name.startswith(RECORDED_TAP)]
+        self._recorded = RecordedTeacher(taps, known)
 
     @classmethod
     def load(cls, folder: Path | str) -> "CachedTeacher":

@@ -1,6 +1,7 @@
 """Where a teacher's outputs come from: a model that runs, or what was computed before and travels in the batch."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
@@ -15,6 +16,8 @@ RECORDED_MASK = "teacher_mask"
 """The same for its mask, (B, T) bool; it may be absent."""
 RECORDED_TAP = "teacher_tap/"
 """What stands before the name of a recorded tap."""
+OPERATIONS_THAT_KEEP_VALUES = {"Cast", "Reshape", "StopGradient"}
+"""Names of the classes that stand for these functions of keras.ops in a graph."""
 LONE_INPUT = "inputs"
 """The key of the inputs themselves, where they are one array without a name."""
 
@@ -69,10 +72,12 @@ class RecordedTeacher:
 
     Args:
         taps: the names of the taps that each batch holds.
+        known: shapes and dtypes of what is recorded, by its key in a batch. A loss with weights then makes them before
+            the first batch, as replicas and `load_weights` want it; None = with the first batch.
     """
 
-    def __init__(self, taps: Iterable[str] = ()) -> None:
-        self.taps = tuple(taps)
+    def __init__(self, taps: Iterable[str] = (), known: Mapping[str, keras.KerasTensor] | None = None) -> None:
+        self.taps, self.known = tuple(taps), known
 
     def student_inputs(self, inputs: Any) -> Any:
         """All inputs but what was recorded of the teacher."""
@@ -93,17 +98,70 @@ class RecordedTeacher:
                 f"RecordedTeacher holds {held} and a term asks it for the taps {unknown}. Record them too "
                 "(cache_teacher(..., taps=[...])), give the teacher model itself, or leave that term out."
             )
-        return lambda inputs: _recorded(inputs, tap_names)
+        return BatchReader(tap_names, self.known)
+
+
+@dataclass(frozen=True)
+class BatchReader:
+    """Reads a teacher's outputs out of a batch's inputs."""
+
+    tap_names: tuple[str, ...]
+    known: Mapping[str, keras.KerasTensor] | None = None  # what each batch will hold; None = only a batch tells
+
+    def __call__(self, inputs: Any) -> Outputs:
+        """Read logits, taps and mask."""
+        return _recorded(inputs, self.tap_names)
+
+    def symbolic_outputs(self) -> Outputs | None:
+        """Shapes and dtypes of what a call gives, as `TappedModel` has them."""
+        return None if self.known is None else _recorded(self.known, self.tap_names)
 
 
 def refuse_probabilities(side: str, model: keras.Model) -> None:
-    """Raise ValueError if `model` ends in a softmax; `side` is "teacher" or "student"."""
-    last = model.layers[-1] if model.layers else None
-    if isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax:
+    """Raise ValueError if `model` ends in a softmax; `side` is "teacher" or "student".
+
+    Log-probabilities pass: they are logits, up to one number a row.
+    """
+    if _is_softmax(_maker_of_output(model)):
         raise ValueError(
             f"The {side} {model.name!r} ends in a softmax: losses take logits, since probabilities have "
             "lost the small classes to rounding. Build it with activation=None in its last layer."
         )
+
+
+def _is_softmax(operation: Any) -> bool:
+    activation = getattr(operation, "activation", None)
+    if activation is keras.activations.softmax or isinstance(activation, keras.layers.Softmax):
+        return True
+    if isinstance(operation, keras.Layer):
+        return isinstance(operation, keras.layers.Softmax)
+    return type(operation).__name__ == "Softmax"  # keras.ops.softmax in a graph; Keras exports no name for it
+
+
+def _maker_of_output(model: keras.Model, place: int = 0) -> Any:
+    """The operation whose values the model gives; None = it has no layers."""
+    if getattr(model, "inputs", None) is None:  # no graph: the layer that was made last
+        return model.layers[-1] if model.layers else None
+    return _maker_of(model.outputs[place])
+
+
+def _maker_of(tensor: keras.KerasTensor) -> Any:
+    """The operation that made the values of a graph's tensor: within nested models, and behind what keeps values."""
+    node_owner, node, place = tensor._keras_history
+    operation = node_owner.layer if isinstance(node_owner, keras.layers.Wrapper) else node_owner
+    if isinstance(operation, keras.Model):
+        return _maker_of_output(operation, place)
+    if not _keeps_values(operation):
+        return operation
+    return _maker_of(node_owner._inbound_nodes[node].input_tensors[0])
+
+
+def _keeps_values(operation: Any) -> bool:
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation is keras.activations.linear
+    if isinstance(operation, keras.Layer):
+        return isinstance(operation, keras.layers.Identity | keras.layers.Reshape)
+    return type(operation).__name__ in OPERATIONS_THAT_KEEP_VALUES
 
 
 def is_recorded(name: str) -> bool:

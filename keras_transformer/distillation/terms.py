@@ -4,13 +4,20 @@ A loss is `loss(labels, student: Outputs, teacher: Outputs) -> (B,) or (B, T) fl
 token, neither reduced nor weighted; the Distiller does both. Any function of that form will do, and so will a
 `keras.layers.Layer` when the loss owns weights: the Distiller steps them together with the student's. It makes
 them when it is made itself, by a call on symbolic tensors with `labels=None`, unless the layer's needs say labels.
+
+The padding mask weighs values a token. A row of padding alone, such as an empty text, so counts in no term of (B, T),
+and in every term of (B,) as any other row; in a batch of such rows the terms of (B, T) are 0 and those of (B,) still
+count. Give such a row the sample weight 0 to leave it out.
 """
 
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from types import FunctionType
 from typing import Any, Protocol, TypeVar, cast
 
 import keras
@@ -26,7 +33,7 @@ LossFunction = TypeVar("LossFunction", bound=Callable[..., Any])
 class Needs:
     """What a loss asks for beside the logits; a loss that needs more than this default has it as its `needs`.
 
-    `labels=True` leaves unlabelled rows out of the term (label -1, or NaN where labels are floats). Without
+    `labels=True` leaves unlabelled rows out of the term (a label below 0, or NaN where labels are floats). Without
     it the term counts every row, and gets `labels=None` from a batch that has none.
     """
 
@@ -99,13 +106,42 @@ class LossTerm:
 
 
 def variables_of(term: LossTerm) -> list[keras.Variable]:
-    """Return the Variables of `term` that nobody trains: its weight, and those that its loss function closes over.
+    """Return the Variables of `term` that nobody trains: its weight, and those that its loss reads.
 
-    `soft_targets(temperature)` closes over its temperature. What a Layer holds is among its own weights.
+    They are found in the closures and defaults of functions and the arguments of partials, to any depth:
+    `soft_targets(temperature)` closes over its temperature. Of a Layer the functions that are its attributes are looked
+    at, so those of `contrastive(temperature=...)` too; what Keras tracks of it is among its own weights, and not here.
     """
+    seen: set[int] = set()
     loss = term.loss
-    enclosed = inspect.getclosurevars(loss).nonlocals.values() if inspect.isfunction(loss) else ()
-    return [value for value in (term.weight, *enclosed) if isinstance(value, keras.Variable)]
+    if isinstance(loss, keras.Layer):
+        seen.update(id(variable) for variable in loss.variables)
+        functions = [value for value in vars(loss).values() if inspect.isfunction(value) or isinstance(value, partial)]
+        return [*_variables_in(term.weight, seen), *_variables_in(functions, seen)]
+    return _variables_in([term.weight, loss], seen)
+
+
+def _variables_in(value: Any, seen: set[int]) -> list[keras.Variable]:
+    """The Variables that `value` is or reads, each once; `seen` holds the ids of what was looked at."""
+    if id(value) in seen:
+        return []
+    seen.add(id(value))
+    if isinstance(value, keras.Variable):
+        return [value]
+    parts: Iterable[Any] = ()
+    if isinstance(value, list | tuple):
+        parts = value
+    elif isinstance(value, partial):
+        parts = (value.func, *value.args, *value.keywords.values())
+    elif inspect.isfunction(value):
+        parts = (*_enclosed(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+    return [variable for part in parts for variable in _variables_in(part, seen)]
+
+
+def _enclosed(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # an empty cell: a name that got no value yet
+            yield cell.cell_contents
 
 
 def checked_terms(terms: Iterable[LossTerm]) -> tuple[LossTerm, ...]:

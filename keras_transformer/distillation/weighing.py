@@ -70,10 +70,10 @@ def shared_mask(student: Outputs, teacher: Outputs) -> Tensor | None:
 
 
 def labelled(labels: Tensor) -> Tensor:
-    """True where a label is known: not -1 among integers, not NaN among floats. Same shape as `labels`."""
+    """True where a label is known: at least 0 among integers, not NaN among floats. Same shape as `labels`."""
     if keras.backend.is_float_dtype(keras.backend.standardize_dtype(labels.dtype)):
         return ops.logical_not(ops.isnan(labels))
-    return ops.not_equal(labels, -1)
+    return ops.greater_equal(labels, 0)
 
 
 def _like(values: Tensor, known: Tensor) -> Tensor:

@@ -21,6 +21,10 @@ class TokenEmbedding(keras.layers.Layer):
     With `kept_pieces` K the table has K rows, and a weight of V integers, `piece_row`, says which row each id takes:
     a model with a smaller vocabulary then still reads the ids of the full one.
 
+    A fresh map sends id i to row i mod K, as hashed features do (Weinberger et al. 2009): every row is in use, and
+    padding and the other special pieces, whose ids are the lowest, keep their own. So a fresh or cloned model tells
+    texts apart and can be trained as it is; which pieces are alike it doesn't know. `compression.cut` sets the map.
+
     Called with `as_logits` it goes the other way, from hidden states to a float32 logit for each token, through the
     same weights and without a bias: tied embeddings (Press & Wolf 2017; Vaswani et al. 2017, section 3.4). That is
     a second call of one layer and not a layer of its own, so that clones of a model and files keep the two tied.
@@ -72,13 +76,16 @@ class TokenEmbedding(keras.layers.Layer):
         if self.kept_pieces is not None:
             self.piece_row = self.add_weight(
                 shape=(self.vocab_size,),
-                initializer="zeros",
+                initializer=self._fresh_map,
                 dtype="int32",
                 trainable=False,
                 name="piece_row",
             )
         if self.factor is not None:
             self.factor.build((*input_shape, self.embedding_dim))
+
+    def _fresh_map(self, shape: tuple, dtype: str) -> Tensor:
+        return ops.mod(ops.arange(shape[0], dtype=dtype), self.kept_pieces)
 
     def call(self, inputs: Tensor, *, as_logits: bool = False) -> Tensor:
         """(B, T) ids in 0..V-1 -> (B, T, D); with `as_logits`, hidden states (B, T, D) -> (B, T, V) float32.

@@ -267,7 +267,9 @@ def resumable_fit(
     state = RunState(folder, {**(fingerprint or {}), **sizes})
     state.remove_leftovers()
     if state.path.exists():
-        _build(model, dataset)
+        _build(model, dataset(0, 1, 0))
+        if validation_data is not None and state.progress().epoch:  # metrics wait for labels: only it may have them
+            _build(model, validation_data)
         state.restore(model, callbacks)
     while not (progress := state.progress()).finished:
         last = _last_epoch(progress, epochs)
@@ -292,9 +294,10 @@ def _last_epoch(progress: Progress, epochs: int) -> int:
     return progress.epoch + 1 if progress.step else epochs
 
 
-def _build(model: keras.Model, dataset: Dataset) -> None:
+def _build(model: keras.Model, data: Any) -> None:
     """Make the variables that come into being with the first batch (metrics, late layers); they are then restored."""
-    model.evaluate(dataset(0, 1, 0), steps=1, verbose=0)
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    model.evaluate(x, y, sample_weight=sample_weight, steps=1, verbose=0)
 
 
 def _variables(model: keras.Model) -> dict[str, keras.Variable]:

@@ -126,6 +126,18 @@ def test_copies_are_unlabelled_unless_asked():
     assert all((labels == -1).all() for place, labels in enumerate(seen) if place % 3)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint32"])
+def test_labels_that_can_not_hold_minus_one_are_refused_unless_they_are_kept(dtype):
+    data = tf.data.Dataset.from_tensors((np.full((3, 5), WORD_IDS[2]), np.array([0, 1, 1], dtype)))
+    near = nearest_words(TABLE, WHOLE, 3)
+    with pytest.raises(
+        ValueError, match=rf"labels have dtype {dtype}, which can't hold -1.*astype\('int32'\), or keep"
+    ):
+        augment(data, WHOLE, near, copies=1)
+    _, (_, kept) = augment(data, WHOLE, near, copies=1, keep_labels=True)
+    np.testing.assert_array_equal(kept, [0, 1, 1])
+
+
 @pytest.mark.parametrize("form", ["x", "dict", "x, y", "x, y, w"])
 def test_batches_keep_their_form(form):
     ids = np.full((3, 5), WORD_IDS[2], "int64")
@@ -176,6 +188,9 @@ def test_a_masked_language_model_sees_masks_in_the_places_and_proposes_words_alo
         (lambda: nearest_words(TABLE, WHOLE, 19), "count=19 neighbours of 19 words: use count=18 or less"),
         (lambda: masked_words(lambda ids: ids, 4, WHOLE, 20), "count=20 guesses of 19 words"),
         (lambda: augmented(probability=1.5), r"probability=1.5 must be from 0 to 1. Use for example probability=0.4"),
+        (lambda: augmented(seed=-1), "seed=-1 must be a whole number of at least 0. Use for example seed=0"),
+        (lambda: augmented(seed=0.5), "seed=0.5 must be a whole number of at least 0"),
+        (lambda: augmented(seed=None), "seed=None must be a whole number of at least 0"),
         (lambda: augmented(copies=0), "copies=0 must be a whole number of at least 1"),
     ],
 )

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 
 from keras_transformer.distillation import Distiller, LossTerm, RecordedTeacher, needing, soft_targets, true_labels
 from keras_transformer.distillation.combinations import refuse_what_keras_breaks
@@ -75,6 +76,60 @@ def test_probabilities_are_refused_on_either_side(classifier):
             Distiller(model, logits, [SOFT])
         with pytest.raises(ValueError, match=r"The teacher 'soft' ends in a softmax"):
             Distiller(logits, model, [SOFT])
+
+
+def in_a_model(features, nested):
+    return keras.Model(features, nested(features))
+
+
+class WithoutGraph(keras.Model):
+    """Ends in a layer that was made last."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.hidden, self.last = keras.layers.Dense(5), last
+
+    def call(self, x):
+        return self.last(self.hidden(x))
+
+
+ENDS = {
+    "Dense": lambda x, end: keras.layers.Dense(3, end)(x),
+    "Softmax in Dense": lambda x, end: keras.layers.Dense(3, end and keras.layers.Softmax())(x),
+    "Activation": lambda x, end: keras.layers.Activation(end)(x),
+    "ops": lambda x, end: ops.softmax(x) if end else x * 1.0,
+    "linear in float32": lambda x, end: keras.layers.Activation("linear", dtype="float32")(
+        keras.layers.Dense(3, end, dtype="mixed_bfloat16")(x)
+    ),
+    "cast": lambda x, end: ops.cast(keras.layers.Dense(3, end, dtype="mixed_bfloat16")(x), "float32"),
+    "Functional": lambda x, end: in_a_model(keras.Input((7,)), keras.layers.Dense(3, end))(x),
+    "Sequential": lambda x, end: keras.Sequential([keras.Input((7,)), keras.layers.Dense(3, end)])(x),
+    "nested twice": lambda x, end: in_a_model(
+        keras.Input((7,)), in_a_model(keras.Input((7,)), keras.layers.Dense(3, end))
+    )(keras.layers.Identity()(x)),
+    "without a graph": lambda x, end: WithoutGraph(keras.layers.Dense(3, end))(x),
+    "a layer of each token": lambda x, end: keras.layers.Reshape((3,))(
+        keras.layers.TimeDistributed(keras.layers.Dense(3, end))(keras.layers.Reshape((1, 7))(x))
+    ),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_softmax_is_found_wherever_the_output_is_made(classifier, end):
+    x = keras.Input((7,))
+    soft, logits = (keras.Model(x, ENDS[end](x, activation), name="soft") for activation in ("softmax", None))
+    with pytest.raises(ValueError, match=r"The student 'soft' ends in a softmax.*activation=None"):
+        Distiller(soft, classifier(), [SOFT])
+    with pytest.raises(ValueError, match=r"The teacher 'soft' ends in a softmax"):
+        Distiller(classifier(), soft, [SOFT])
+    Distiller(logits, logits, [SOFT])
+
+
+def test_a_softmax_on_the_way_and_log_probabilities_are_no_probabilities(classifier):
+    x = keras.Input((7,))
+    hidden = keras.layers.Dense(5, "softmax")(x)
+    for output in (keras.layers.Dense(3)(hidden), keras.layers.Dense(3, "log_softmax")(x), ops.log(hidden)):
+        Distiller(keras.Model(x, output), classifier(), [SOFT])
 
 
 def test_a_distiller_is_not_serialised(classifier, tmp_path):

@@ -77,6 +77,17 @@ def test_float16_training_scales_the_loss_and_recovers_from_overflow(classifier,
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_student_in_float16_inside_another_model_is_trained_with_a_scaled_loss(classifier, rows):
+    inputs = keras.Input((7,))
+    inner = keras.Model(inputs, keras.Sequential([classifier(dtype="mixed_float16")], name="deeper")(inputs))
+    student = keras.Model(inputs, keras.layers.Activation("linear", dtype="float32")(inner(inputs)))
+    distiller = compiled(student, classifier())
+    assert isinstance(distiller.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert distiller.dtype_policy.name == "mixed_float16"  # what several replicas refuse
+    assert not isinstance(compiled(classifier(), inner).optimizer, keras.optimizers.LossScaleOptimizer)
+    assert np.isfinite(distiller.fit(*rows, verbose=0).history["loss"]).all()
+
+
 def test_gradient_accumulation_equals_one_large_batch(classifier, rows):
     x, labels = rows[0][:20], rows[1][:20]
     student, teacher = classifier(), classifier()

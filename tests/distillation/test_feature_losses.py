@@ -4,9 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from tapped import student_taps, teacher_taps, value_and_gradients
+from tapped import MASK, student_taps, teacher_taps, value_and_gradients
 
 from keras_transformer.distillation import (
+    Distiller,
+    LossTerm,
     Outputs,
     contrastive,
     embedding_states,
@@ -16,6 +18,7 @@ from keras_transformer.distillation import (
     patient_states,
     similarity_preserving,
 )
+from keras_transformer.models import TextClassifier
 
 PAIRS = [("hidden", "hidden"), ("second", "second"), ("embeddings", "embeddings")]
 
@@ -68,7 +71,7 @@ DISTANCES = {
 def test_token_distances_match_the_float64_loops(name):
     make, distance = DISTANCES[name]
     loss, student, teacher = make(), student_taps(), teacher_taps()
-    value, gradients = value_and_gradients(loss, student, teacher)
+    value, gradients = value_and_gradients(loss, student, teacher, mask=None)
     want = numpy_mean_of_pairs(distance, loss.pairs, kernels(loss), student, teacher)
     np.testing.assert_allclose(value, want, rtol=1e-5, atol=1e-6)
     assert sorted(gradients) == sorted(ours for ours, _ in loss.pairs)
@@ -86,7 +89,7 @@ def test_a_matrix_is_learned_just_where_widths_differ():
 
 def test_a_hint_on_a_feature_map_is_the_mean_over_its_places():
     loss, student, teacher = hint("picture", "picture"), student_taps(), teacher_taps()
-    value, _ = value_and_gradients(loss, student, teacher)
+    value, _ = value_and_gradients(loss, student, teacher, mask=None)
     places = numpy_mean_of_pairs(
         lambda a, b: numpy_squared(a, b) / 2, loss.pairs, kernels(loss), student, teacher
     )  # (B, 2, 3)
@@ -126,13 +129,15 @@ def numpy_similarities(features):
 def test_similarity_preserving_matches_the_loops_at_any_scale_of_features(tap, scale):
     student, teacher = student_taps(), teacher_taps()
     value, gradients = value_and_gradients(
-        similarity_preserving(tap, tap), {tap: student[tap] * np.float32(scale)}, {tap: teacher[tap]}
+        similarity_preserving(tap, tap), {tap: student[tap] * np.float32(scale)}, {tap: teacher[tap]}, mask=None
     )
     ours, theirs = numpy_similarities(student[tap]), numpy_similarities(teacher[tap])
     want = [sum((ours[i, j] - theirs[i, j]) ** 2 for j in range(3)) / 3 for i in range(3)]
     np.testing.assert_allclose(value, want, rtol=1e-4)
     np.testing.assert_allclose(value.mean(), np.linalg.norm(ours - theirs) ** 2 / 9, rtol=1e-4)  # eq. 4
-    at_one = value_and_gradients(similarity_preserving(tap, tap), {tap: student[tap]}, {tap: teacher[tap]})[1][tap]
+    at_one = value_and_gradients(similarity_preserving(tap, tap), {tap: student[tap]}, {tap: teacher[tap]}, mask=None)[
+        1
+    ][tap]
     np.testing.assert_allclose(gradients[tap] * scale, at_one, rtol=1e-3, atol=1e-5)
 
 
@@ -194,6 +199,29 @@ def test_losses_on_rows_refuse_tokens():
             loss(None, *sides((2, 3, 4), (2, 3, 4)))
     with pytest.raises(ValueError, match=r"patient_states .*\(2, 4\).*\(B, T, D\), or use hidden_cosine"):
         patient_states([("a", "b")])(None, *sides((2, 4), (2, 4)))
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize("make", [lambda tap: hint(tap, tap), lambda tap: similarity_preserving(tap, tap)])
+def test_a_map_of_four_axes_is_refused_where_a_side_has_a_mask(make, side):
+    """Queries (B, H, T, d) would pass for a picture, and padding would count."""
+    query = {"layer/query": student_taps()["layer/query"]}
+    sides = {"student": Outputs(None, query), "teacher": Outputs(None, query)}
+    make("layer/query")(None, **sides)  # for all that it knows a picture
+    sides[side] = sides[side]._replace(mask=MASK)
+    shapes = re.escape("(3, 2, 5, 3) and (3, 2, 5, 3)")
+    message = rf"'layer/query'\) have shapes {shapes}, and the {side} has a padding mask.* Name taps \(B, T, D\)"
+    with pytest.raises(ValueError, match=message):
+        make("layer/query")(None, **sides)
+
+
+def test_queries_of_text_models_are_refused_when_the_distiller_is_made():
+    student, teacher = (
+        TextClassifier(13, 3, num_layers=1, model_dim=8, num_heads=2, inner_dim=11, max_length=7) for _ in range(2)
+    )
+    term = LossTerm("queries", 1.0, hidden_states([("encoder/0/query", "encoder/0/query")]))
+    with pytest.raises(ValueError, match=r"the student has a padding mask.*by relations or value_relations"):
+        Distiller(student, teacher, [term])
 
 
 def test_a_temperature_out_of_range_is_refused():

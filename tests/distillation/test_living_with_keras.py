@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -14,7 +15,7 @@ import tensorflow as tf
 from keras import ops
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from keras_transformer.distillation import Distiller, LossTerm, Needs, soft_targets, true_labels
+from keras_transformer.distillation import Distiller, LossTerm, Needs, contrastive, soft_targets, true_labels
 from keras_transformer.training.checkpoints import resumable_fit
 
 ROWS, FEATURES, CLASSES, BATCH = 25, 7, 3, 5
@@ -231,3 +232,43 @@ def test_what_callbacks_may_change_is_found_in_weights_and_in_losses():
     assert sorted(float(variable) for variable in made.resumed_variables) == [1.0, 4.0]
     # No weights of the model: nobody steps them, and nothing else writes them to a file.
     assert not {id(variable) for variable in made.resumed_variables} & {id(variable) for variable in made.variables}
+
+
+def weighted_by(variable, loss):
+    """A loss around a loss, as a user may write it."""
+
+    def weighed(labels, student, teacher):
+        return variable * loss(labels, student, teacher)
+
+    return weighed
+
+
+def scaled(labels, student, teacher, factor):
+    return factor * ops.mean(ops.square(student.logits - teacher.logits), axis=-1)
+
+
+def test_variables_are_found_behind_closures_partials_and_layers(classifier):
+    variables = {
+        name: keras.Variable(value) for name, value in [("T", 0.5), ("U", 2.0), ("a", 3.0), ("b", 5.0), ("c", 7.0)]
+    }
+    near = contrastive("hidden", "hidden", temperature=variables["T"])
+
+    def last(labels, student, teacher, factor=variables["c"]):
+        return later(student.logits) * factor
+
+    terms = [
+        LossTerm("near", 1.0, near),
+        LossTerm("last", 0.0, last),
+        LossTerm("soft", 1.0, weighted_by(variables["a"], soft_targets(variables["U"]))),
+        LossTerm("scaled", 1.0, partial(scaled, factor=variables["b"])),
+    ]
+    made = Distiller(classifier(), classifier(units=11), terms)
+    found = made.resumed_variables
+    assert sorted(float(variable) for variable in found) == [0.5, 2.0, 3.0, 5.0, 7.0]
+
+    def later(logits):  # the cell of `last` was empty until here
+        return logits[:, 0]
+
+    assert {id(variable) for variable in found} == {id(variable) for variable in variables.values()}
+    assert [tuple(weight.shape) for weight in near.variables] == [(5, 11)]  # the temperature isn't trained
+    assert not {id(variable) for variable in found} & {id(variable) for variable in made.variables}

@@ -202,8 +202,15 @@ class Projected(keras.layers.Layer):
 
 
 def test_10_widths_may_differ_where_a_loss_projects(classifier, rows):
-    term = LossTerm("features", 1.0, Projected(11))
-    assert 0 < measured(classifier(units=5), classifier(units=11), [term], rows[0])["features"] < 2
+    student, teacher, loss = classifier(units=5), classifier(units=11), Projected(11)
+    logs = measured(student, teacher, [LossTerm("features", 1.0, loss)], rows[0])
+    kernel = loss.projection.kernel.numpy().astype("float64")
+    ours, theirs = (model.get_layer("hidden")(rows[0]).numpy().astype("float64") for model in (student, teacher))
+    distances = []
+    for left, right in zip(ours, theirs, strict=True):
+        projected = np.array([sum(left[i] * kernel[i, j] for i in range(5)) for j in range(11)])
+        distances.append(1 - projected @ right / (np.sqrt(projected @ projected) * np.sqrt(right @ right)))
+    assert logs["features"] == pytest.approx(np.mean(distances), rel=1e-4)
 
 
 def test_11_a_mixed_precision_teacher_of_a_float32_student(classifier, rows):
@@ -330,9 +337,15 @@ def test_21_logits_are_never_taken_for_probabilities(classifier, rows):
     assert logs["labels"] == pytest.approx(want, rel=1e-5)
 
 
-def test_22_the_callers_teacher_is_not_frozen_and_its_weights_are_not_trained(classifier):
-    teacher = classifier()
-    distiller = Distiller(classifier(), teacher, [SOFT])
+def test_22_the_callers_teacher_is_not_frozen_and_its_weights_are_not_trained(classifier, rows, fingerprint):
+    student, teacher = classifier(), classifier()
+    student_before, teacher_before = fingerprint(student), fingerprint(teacher)
+    distiller = Distiller(student, teacher, [SOFT])
+    distiller.compile("adam", run_eagerly=True)
+    distiller.fit(*rows, batch_size=5, verbose=0)
+    assert fingerprint(teacher) == teacher_before
+    assert fingerprint(student) != student_before
+    assert len(distiller.optimizer.variables) == 2 + 2 * len(student.trainable_weights)  # no slots of the teacher's
     assert teacher.trainable
     assert all(layer.trainable for layer in teacher.layers)
     assert not {id(w) for w in teacher.weights} & {id(w) for w in distiller.weights}

@@ -1,9 +1,12 @@
 """Several teachers as one: the mean of their logits by a loop, taps by place, one forward pass of each."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 
 from keras_transformer.distillation import (
     Distiller,
@@ -142,6 +145,69 @@ def test_several_teachers_are_cached_as_one(classifier, rows, tmp_path):
             cache_teacher(other, data, tmp_path / "cache", taps=["1/hidden"])
     with pytest.raises(TypeError, match=r"has no fingerprint\(\) to tell it from another"):
         SeveralTeachers([teachers[0], Fixed(np.zeros((1, 3)))]).fingerprint()
+
+
+def rule_of(source, name="rule", module="rules"):
+    namespace = {"__name__": module, "ops": ops}
+    exec(source, namespace)
+    return namespace[name]
+
+
+FIRST = "def rule(z):\n    return ops.softmax(z[..., 0] * 2.0, axis=0)"
+OTHERS = {
+    "name": (FIRST.replace("rule", "other"), "other", "rules"),
+    "module": (FIRST, "rule", "elsewhere"),
+    "number": (FIRST.replace("2.0", "3.0"), "rule", "rules"),
+    "called": (FIRST.replace("softmax", "log_softmax"), "rule", "rules"),
+    "default": (FIRST.replace("(z)", "(z, axis=0)"), "rule", "rules"),
+    "inner": (FIRST.replace("2.0", "(lambda: 2.0)()"), "rule", "rules"),
+}
+
+
+def test_the_fingerprint_of_a_rule_is_that_of_its_code(classifier):
+    teachers = [classifier(), classifier()]
+
+    def of(rule):
+        return SeveralTeachers(teachers, rule).fingerprint()
+
+    first = rule_of(FIRST)
+    one = of(first)
+    for _ in range(50):
+        first(np.ones((2, 5, 3), "float32"))  # the interpreter specialises code that runs often
+    assert one == of(first) == of(rule_of(FIRST))
+    changed = [of(rule_of(*parts)) for parts in OTHERS.values()] + [of(confidence), of(None)]
+    assert len({one, *changed}) == 1 + len(changed)
+
+
+def test_neither_the_order_of_a_set_nor_a_docstring_is_in_the_fingerprint(classifier):
+    """Strings in a set stand in another order in each process, as these numbers do by the order of writing."""
+    assert repr(frozenset((0, 8))) != repr(frozenset((8, 0)))
+    sources = ["def rule(z):\n    'One.'\n    return z if z.shape[0] in {0, 8} else -z"]
+    sources += [sources[0].replace("{0, 8}", "{8, 0}"), sources[0].replace("One", "Two")]
+    teachers = [classifier(), classifier()]
+    assert len({SeveralTeachers(teachers, rule_of(source)).fingerprint() for source in sources}) == 1
+
+
+class Rules:
+    def rule(self, logits):
+        return confidence(logits)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda logits: ops.softmax(logits[..., 0], axis=0),
+        functools.partial(confidence),
+        Rules().rule,
+        rule_of("def outer():\n    def rule(z):\n        return z\n    return rule", "outer")(),
+        functools.wraps(confidence)(rule_of("def outer(k):\n    return lambda z: z * k", "outer")(2)),
+    ],
+)
+def test_a_rule_that_another_may_be_taken_for_has_no_fingerprint_and_still_weighs(classifier, rows, rule):
+    several = SeveralTeachers([classifier(), classifier()], rule)
+    several.reader(())
+    with pytest.raises(TypeError, match=r"has no fingerprint: only a function at the top of a module.*Write it with"):
+        several.fingerprint()
 
 
 def test_unequal_classes_are_told_with_both_shapes(classifier, rows):

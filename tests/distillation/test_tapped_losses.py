@@ -28,7 +28,7 @@ LOSSES = {
     "hidden_states": lambda: hidden_states(TWO),
     "hidden_cosine": lambda: hidden_cosine(TWO),
     "patient_states": lambda: patient_states([("second", "second")]),
-    "hint": lambda: hint("picture", "picture"),
+    "hint": lambda: hint("hidden", "hidden"),
     "embedding_states": lambda: embedding_states(),
     "attention_maps": lambda: attention_maps([("attention", "attention")]),
     "attention_scores": lambda: attention_scores([LAYERS]),
@@ -74,6 +74,28 @@ def test_padding_and_what_stands_in_it_change_nothing(name):
         padded = np.ones(gradient.shape, bool)
         padded[tuple(slice(size) for size in STUDENT_SHAPES[tap])] = False
         assert not gradient[padded].any(), tap
+
+
+def with_padding_of(taps, rubbish):
+    """The taps with `rubbish` in all that belongs to a token that isn't real."""
+    queries, both = MASK[:, None, :, None], MASK[:, None, :, None] & MASK[:, None, None, :]
+    shown = {"attention": both, "pooled": True, "picture": True}
+    rubbish = np.float32(rubbish)
+    return {
+        tap: np.where(shown.get(tap, queries if value.ndim == 4 else MASK[..., None]), value, rubbish)
+        for tap, value in taps.items()
+    }
+
+
+@every_loss
+@pytest.mark.parametrize("rubbish", [1e25, 3e38, np.inf, np.nan])
+def test_what_stands_in_padding_is_not_in_the_gradient_however_large(name, rubbish):
+    loss, student, teacher = LOSSES[name](), student_taps(), teacher_taps()
+    value, gradients = value_and_gradients(loss, student, teacher)
+    other, others = value_and_gradients(loss, with_padding_of(student, rubbish), with_padding_of(teacher, -rubbish))
+    np.testing.assert_allclose(real(other), real(value), rtol=1e-5, atol=1e-7)
+    for tap, gradient in gradients.items():
+        np.testing.assert_allclose(others[tap], gradient, rtol=1e-4, atol=1e-6, err_msg=tap)
 
 
 @every_loss

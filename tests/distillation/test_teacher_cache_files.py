@@ -1,6 +1,9 @@
 """A teacher cache on the disk: kills, damage, foreign files."""
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,9 +13,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_transformer.checks import UserError
 from keras_transformer.data.batching import Batches
 from keras_transformer.distillation import CachedTeacher, cache_teacher
 from keras_transformer.distillation.cache_parts import Part, PartWriter, RecordedOutput
+from keras_transformer.distillation.recordings import LOCK, MANIFEST
 from keras_transformer.files import ModelFileError, sha256
 
 DATA = Batches([[1, 5], [7, 7, 7], [12]], batch_size=2)
@@ -144,6 +149,81 @@ def test_a_folder_with_something_else_is_left_alone(teacher, tmp_path):
     with pytest.raises(ValueError, match=r"is there already and is no teacher cache. Give a new or empty folder"):
         cache_teacher(teacher, DATA, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+HOLDER = """
+import fcntl, sys, time
+lock = open(sys.argv[1], "wb")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_that_another_process_records_into_is_refused_until_it_is_killed(teacher, whole):
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    begun = whole / "parts" / ".part_000001.0123abcd.partial"
+    begun.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(whole / LOCK)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=r"cache: somebody else is recording into this folder.*Wait until that"):
+            cache_teacher(teacher, Batches([[3, 3]], batch_size=1), whole)
+        assert begun.is_dir()  # the other's part
+        other.kill()
+    assert (whole / LOCK).is_file()
+    assert len(cache_teacher(teacher, Batches([[3, 3]], batch_size=1), whole)) == 4
+    assert not list(whole.rglob(".*"))
+    assert all(path.read_bytes() == content for path, content in before.items() if path.name != MANIFEST)
+
+
+def test_a_recording_within_a_recording_is_refused_and_the_outer_one_completes(teacher, tmp_path):
+    def texts():
+        yield np.array([[1, 5]], "int32")
+        with pytest.raises(UserError, match="somebody else is recording"):
+            cache_teacher(teacher, DATA, tmp_path / "cache")
+        yield np.array([[7, 7]], "int32")
+
+    data = tf.data.Dataset.from_generator(texts, output_signature=tf.TensorSpec((1, 2), tf.int32))
+    assert len(cache_teacher(teacher, data, tmp_path / "cache")) == 2
+    assert len(CachedTeacher.load(tmp_path / "cache")) == 2
+
+
+def test_a_lock_whose_file_was_taken_away_since_is_asked_for_again(teacher, tmp_path, monkeypatch):
+    """Between our opening the file and locking it its holder ended: that lock keeps nobody out any more."""
+    path, flock, asked = tmp_path / "cache" / LOCK, fcntl.flock, []
+
+    def taken_away_first(file, operation):
+        if not asked:
+            path.unlink()
+        asked.append(os.fstat(file.fileno()).st_ino)
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", taken_away_first)
+    assert len(cache_teacher(teacher, DATA, tmp_path / "cache")) == 3
+    assert len(asked) == 2
+
+
+def test_a_file_system_without_locks_is_told(teacher, tmp_path, monkeypatch):
+    def none(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(UserError, match=r"can't be locked .*\(No locks available\). Give a folder on a local disk"):
+        cache_teacher(teacher, DATA, tmp_path / "cache")
+
+
+def test_a_folder_that_can_not_be_made_is_told(teacher, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"file/cache: can't be written \(Not a directory\). Give another folder"):
+        cache_teacher(teacher, DATA, tmp_path / "file" / "cache")
+
+
+def test_a_complete_cache_on_a_disk_that_can_only_be_read_is_used_as_it_is(teacher, whole, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(fcntl, "flock", lambda *arguments: pytest.fail("there is no file to lock"))
+    assert len(cache_teacher(teacher, DATA, whole)) == 3
 
 
 def test_pickles_are_never_opened(whole):

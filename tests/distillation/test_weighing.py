@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_transformer.distillation import LossTerm, Outputs, needing
+from keras_transformer.distillation import LossTerm, Outputs, needing, true_labels
 from keras_transformer.distillation.weighing import labelled, term_mean
 
 B, T, C = 3, 5, 7
@@ -106,6 +106,25 @@ def test_padding_and_splitting_change_no_mean():
     assert measured(giving(padded), None, np.pad(mask, ((0, 0), (0, 8))), None) == (mean, count)
     parts = [measured(giving(values[i : i + 1]), None, mask[i : i + 1], None) for i in range(B)]
     np.testing.assert_allclose(sum(m * c for m, c in parts) / sum(c for _, c in parts), mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unlabelled", [-1, -100, -(2**31)])
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_any_label_below_zero_is_unlabelled(unlabelled, dtype):
+    labels = np.array([2, unlabelled, 0], dtype)
+    student = Outputs(np.random.default_rng(5).normal(size=(3, C)).astype("float32"))
+    mean, count = term_mean(LossTerm("labels", 1.0, true_labels), labels, student, student, None)
+    known = [0, 2]
+    want, _ = term_mean(
+        LossTerm("labels", 1.0, true_labels), labels[known], Outputs(student.logits[known]), student, None
+    )
+    assert float(count) == 2
+    assert float(mean) == pytest.approx(float(want), rel=1e-6)
+
+
+def test_labels_without_a_sign_are_all_known():
+    assert labelled(np.array([0, 255], "uint8")).numpy().all()
+    assert labelled(np.array([False, True])).numpy().all()
 
 
 def test_float_labels_are_unlabelled_when_they_are_nan():

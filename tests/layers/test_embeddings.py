@@ -65,6 +65,13 @@ def test_ids_that_share_a_row_learn_together():
     np.testing.assert_array_equal(gradient[:, 0], [0, 3, 1, 0, 0])
 
 
+def test_a_fresh_map_gives_each_row_to_some_ids_and_the_lowest_ids_their_own():
+    layer = TokenEmbedding(VOCAB, WIDTH, kept_pieces=5)
+    layer.build((None, None))
+    np.testing.assert_array_equal(layer.piece_row, [*range(5), *range(5), *range(5), *range(5), 0, 1, 2])
+    np.testing.assert_array_equal(layer(np.array([[4, 9, 0]]))[0], layer.table.numpy()[[4, 4, 0]])
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_rows_are_cast_and_the_table_stays_float32(policy):
     layer = token_embedding({"embedding_dim": 3}, dtype=policy)

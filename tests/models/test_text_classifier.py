@@ -269,6 +269,16 @@ def test_a_clone_has_the_same_shape_and_weights_of_its_own():
     np.testing.assert_array_equal(model(IDS), want)
 
 
+@pytest.mark.parametrize(
+    "copied", [keras.models.clone_model, lambda model: TextClassifier.from_config(model.get_config())]
+)
+def test_a_copy_of_a_cut_model_tells_texts_apart_before_its_weights_are_set(copied):
+    copy = copied(classifier(kept_pieces=5))
+    randomise(copy)
+    one, other = np.array([[7, 1, 2, 9]]), np.array([[7, 3, 2, 9]])
+    assert np.max(np.abs(copy(one) - copy(other))) > 1e-3
+
+
 def test_every_public_name_of_models_is_documented():
     for name in models.__all__:
         public = getattr(models, name)
