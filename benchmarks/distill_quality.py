@@ -82,6 +82,7 @@ METHODS = {
     "… and the pooled vector, from the fine-tuned teacher's layers": Method(
         start="teacher", pooled=sentiment.SOFT.pooled
     ),
+    "labels only, from the fine-tuned teacher's layers": Method(soft=False, unlabelled=False, start="teacher"),
     "… from MiniLM's layers, and augmentation": Method(start="pretrained", augmented=True),
     "… from MiniLM's layers, by a teacher assistant": Method(start="pretrained", assistant=True),
 }

@@ -297,6 +297,7 @@ def _last_epoch(progress: Progress, epochs: int) -> int:
 def _build(model: keras.Model, data: Any) -> None:
     """Make the variables that come into being with the first batch (metrics, late layers); they are then restored."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    model.make_test_function(force=True)  # a tf.function makes variables in its first call alone
     model.evaluate(x, y, sample_weight=sample_weight, steps=1, verbose=0)
 
 
