@@ -189,6 +189,33 @@ def test_each_translation_is_scored_against_its_own_target():
     assert [first for _, first in writer.calls] == [0, 0, 3, 6]
 
 
+class Foresees:
+    """A language model that loses so many nats on all texts together, in so many tokens."""
+
+    def __init__(self, negative, tokens):
+        self.found = LogLikelihood(negative, tokens)
+
+    def log_likelihood(self, texts, progress=None):
+        return self.found
+
+
+def test_perplexities_are_those_of_a_hand_count():
+    """Two texts of 2 + 3 words and 6 + 14 bytes as the model reads them: white space and controls count for nothing."""
+    scores = evaluation.evaluate_language(Foresees(12.0, 8), ["  ein\t\n  Ei\x00 ", "so schön wär"])
+    assert scores.perplexity == pytest.approx(np.exp(12 / 8))
+    assert scores.perplexity_word == pytest.approx(np.exp(12 / 5))
+    assert scores.perplexity_byte == pytest.approx(np.exp(12 / (6 + 14)))
+    assert scores.bits_per_byte == pytest.approx(12 / 20 / np.log(2))
+    assert scores.n == 2
+
+
+def test_a_text_without_spaces_has_no_perplexity_per_word_that_a_number_could_hold():
+    scores = evaluation.evaluate_language(Foresees(900.0, 300), ["東" * 300])
+    assert scores.perplexity_word is None
+    assert scores.perplexity == pytest.approx(np.exp(3))
+    assert scores.perplexity_byte == pytest.approx(np.exp(1))
+
+
 def test_a_language_model_that_answers_with_nan_is_named():
     with pytest.raises(ModelFileError, match="the model answers with NaN"):
         evaluation.evaluate_language(Echo(), ["a"])
