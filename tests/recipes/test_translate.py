@@ -255,6 +255,12 @@ def test_a_student_that_cannot_be_is_refused(files, teacher, tmp_path, change, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_student_never_takes_the_place_of_its_teacher(files, teacher):
+    out = teacher[0].parent / "." / teacher[0].name / ".." / teacher[0].name
+    with pytest.raises(UserError, match=r"is the teacher's folder, and the student would replace it\. Give another"):
+        distill(student_settings(files, teacher, out))
+
+
 def test_a_teacher_of_another_task_is_refused(files, small_bundle, tmp_path):
     with pytest.raises(ModelFileError, match="was trained for 'classify', and 'translate' is needed here"):
         distill(student_settings(files, (small_bundle, {}), tmp_path / "out"))
