@@ -143,6 +143,19 @@ def test_more_tokens_than_the_model_has_room_for_are_refused(continuer):
         continuer.write(["a"], Decoding(max_tokens=LENGTH))
 
 
+def test_a_translation_longer_than_any_cache_is_refused(translator):
+    with pytest.raises(UserError, match=r"--max-tokens 1025: a translator writes up to 1024 .* Use 1024 or less"):
+        translator.write(["a"], Decoding(max_tokens=1025))
+
+
+@pytest.mark.parametrize(("decoding", "texts"), [({}, 64), ({"beam": 4}, 64), ({"beam": 5}, 51), ({"beam": 999}, 1)])
+def test_a_wide_search_takes_fewer_texts_at_once(decoding, texts):
+    from keras_transformer.keras_writers import texts_at_once
+
+    assert texts_at_once(Decoding(**decoding)) == texts
+    assert texts_at_once(Decoding(temperature=1.0)) == 1
+
+
 def test_the_likelihood_of_texts_is_that_of_each_token_by_itself(continuer):
     """A text longer than the model reads is cut into windows, the last token of one being the first of the next."""
     ends, texts = continuer.tokenizer, [*TEXTS, "a fine film " * 9]

@@ -104,7 +104,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
         model = _fresh(origin.tokenizer, SIZES[settings.size or "small"].arguments(), job.policy)
     else:
         model = with_policy(origin.older, job.policy)
-    pairs = _encoded(origin.tokenizer, training, max_length)
+    pairs = _encoded(job, origin.tokenizer, training, max_length)
     seconds = cost.BACKWARD * job.seconds(cost.pair_operations(model, *pairs.lengths))
     effort = plan.TRANSLATING if origin.older is None else plan.going_on(plan.TRANSLATING)
     schedule, kept = _afford(job, effort, model, pairs, max_length, Spent(seconds))
@@ -133,7 +133,7 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     tokenizer, most = reversible_pieces(loaded.tokenizer, settings.teacher), loaded.manifest.max_length
     both = [*training.sources, *training.targets]
     max_length = job.max_length(tokenizer, both, most, "the teacher was trained on texts of")
-    pairs = _encoded(tokenizer, training, max_length)
+    pairs = _encoded(job, tokenizer, training, max_length)
     more = _more_sources(job, settings, tokenizer, max_length, held_out)
     keras.utils.set_random_seed(settings.seed)
     student = _fresh(tokenizer, token_start.student_size(settings.size, loaded.model), job.policy)
@@ -174,13 +174,18 @@ def _read(settings: TrainSettings) -> tuple[Pairs, Pairs]:
     return some(~measures), some(measures)
 
 
-def _encoded(tokenizer: ReversibleTokenizer, pairs: Pairs, max_length: int) -> PairIds:
+def _encoded(job: Job, tokenizer: ReversibleTokenizer, pairs: Pairs, max_length: int) -> PairIds:
     """The pairs whose texts both fit into `max_length`."""
     sources, targets = (tokenizer.encode(side, max_length + 1) for side in (pairs.sources, pairs.targets))
     fits = [max(len(source), len(target)) <= max_length for source, target in zip(sources, targets, strict=True)]
     if not any(fits):
         raise UserError(
             f"--max-length {max_length}: each of the {len(pairs)} pairs has a longer text. Use a larger number."
+        )
+    if not all(fits):
+        job.tell(
+            f"{fits.count(False)} of {len(pairs)} pairs are left out: they have a text of more than {max_length} word "
+            "pieces (--max-length)"
         )
     return PairIds(sources, targets).rows(np.flatnonzero(fits))
 

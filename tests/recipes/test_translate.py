@@ -202,6 +202,19 @@ def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(
     assert not partial.exists()
 
 
+def test_pairs_that_are_too_long_are_left_out_and_counted(files, tmp_path, fitted, capsys):
+    pairs = sentence_pairs(ROWS)
+    long = [("a dog " * 30, "ein Hund"), ("a cat", "eine Katze " * 30)]
+    sources, targets = zip(*pairs, *long, strict=True)
+    write_columns(tmp_path / "pairs.csv", english=sources, german=targets)
+    with pytest.raises(StoppedError):
+        train(TrainSettings(**settings(tmp_path, tmp_path / "out", size="tiny", quiet=False)))
+    seen = len(shown(fitted["batches"]))
+    said = capsys.readouterr().err
+    assert f"2 of {seen + 2} pairs are left out: they have a text of more than 40 word pieces (--max-length)" in said
+    assert f"{seen} of {seen} pairs, up to 40 word pieces" in said
+
+
 def test_an_older_run_folder_is_a_start(files, teacher, tmp_path, fitted):
     with pytest.raises(StoppedError):
         train(TrainSettings(**settings(files, tmp_path / "again", init=str(teacher[0]))))
