@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_transformer.checks import UserError
 from keras_transformer.data.epochs import rounded_up
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
+from keras_transformer.data.translation_room import translation_room
 from keras_transformer.generation import GREEDY, Decoding, LogLikelihood, Progress
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models import CausalLM, Prompted, Seq2Seq
@@ -19,7 +20,6 @@ from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 from keras_transformer.training.token_losses import token_cross_entropy
 
 MOST_TEXTS, MOST_ROWS = 64, 256  # a batch: a search has a row for each of its beginnings
-MOST_WRITTEN = 1024  # tokens of a translation, unless the model learned on longer ones: a cache has room for all
 MOST_SCORED_TOKENS = 4096  # a batch: each has logits over the whole vocabulary
 LENGTH_MULTIPLE = 16  # of a prompt: each length is a graph of its own
 WHOLE = 1 << 30  # a length that no text has
@@ -53,12 +53,6 @@ class Translator:
         Raises:
             UserError: if more tokens are asked for than there is room for.
         """
-        limit = max(MOST_WRITTEN, self.max_length)
-        if decoding.max_tokens is not None and decoding.max_tokens > limit:
-            raise UserError(
-                f"--max-tokens {decoding.max_tokens}: a translator writes up to {limit} word pieces, and this one "
-                f"learned on texts of up to {self.max_length}. Use {limit} or less."
-            )
         graph = self._graph(replace(decoding, seed=0))
         found: list[list[int]] = [[] for _ in source_ids]
         for rows in like_lengths(source_ids, texts_at_once(decoding)):
@@ -74,7 +68,7 @@ class Translator:
     def _graph(self, decoding: Decoding) -> Callable[..., Tensor]:
         if decoding not in self._graphs:
             model, ends = self.model, self.tokenizer
-            most = decoding.max_tokens or self.max_length
+            most = translation_room(self.max_length, decoding.max_tokens)
 
             def translations(source_ids: Tensor, seed: Tensor) -> Tensor:
                 prompted = model.prompt(source_ids, most, ends.start_id)
