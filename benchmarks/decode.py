@@ -272,7 +272,9 @@ def table(task: Task, found: dict[str, Measured]) -> str:
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> str:
     """Median and quartiles of the ratios of each round."""
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(above, below, strict=True)], n=4)
+    low, middle, high = statistics.quantiles(
+        [a / b for a, b in zip(above, below, strict=True)], n=4, method="inclusive"
+    )
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
