@@ -5,6 +5,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -23,8 +24,7 @@ def write_batches(batches: Epochs, steps: int, path: Path) -> None:
 
 def how(schedule: Schedule, steps: int, *, label_smoothing: float, policy: str) -> dict[str, Any]:
     """What `peers.training_loop.train` takes, so that it does what `schedule` does with ours."""
-    optimizer = schedule.optimizer(steps)
-    rate = optimizer._learning_rate  # the schedule itself; `learning_rate` is its value now
+    rate = keras.optimizers.schedules.deserialize(schedule.optimizer(steps).get_config()["learning_rate"])
     return {
         "rates": [float(rate(step)) for step in range(steps)],
         "weight_decay": schedule.weight_decay,
