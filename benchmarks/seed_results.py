@@ -62,9 +62,9 @@ class SeedResults:
         self.changed(self)
 
     def table(self, names: Sequence[str], first: Column, rest: Sequence[Column], reference: str) -> str:
-        """A row a model: `first` of each seed, mean, spread, share of `reference`'s; then the means of the `rest`."""
+        """A row a model: `first` of each seed, mean, spread, share of `reference`; then the means of the `rest`."""
         seeds = self.seeds
-        heads = ["model", *(f"{first.title}, seed {seed}" for seed in seeds), "mean", "spread", f"of the {reference}'s"]
+        heads = ["model", *(f"{first.title}, seed {seed}" for seed in seeds), "mean", "spread", f"share of {reference}"]
         heads += [column.title for column in rest]
         lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
         for name in names:

@@ -104,10 +104,11 @@ class Sizes:
     train_rows: int | None = None
     test_rows: int | None = None
     speed_rounds: int = 5
+    force_ends: bool = False  # a teacher of three steps never ends a text
 
 
 TINY = Size(1, 1, 16, 2, 32)
-QUICK = Sizes(TINY, TINY, 1000, 24, 3, 2, 2, 256, 16, 2)
+QUICK = Sizes(TINY, TINY, 1000, 24, 3, 2, 2, 256, 16, 2, force_ends=True)
 
 
 class Bench:
@@ -128,7 +129,7 @@ class Bench:
     def fitting(self, pairs: Pairs) -> tuple[list[int], list[list[int]], list[list[int]]]:
         """Row, source and target of each pair that has room."""
         most = self.sizes.max_length
-        both = [self.tokenizer.encode(side, most + 1) for side in pairs]
+        both = [self.tokenizer.encode(side, most + 1) for side in (pairs.sources, pairs.targets)]
         rows = [row for row in range(len(pairs)) if max(len(side[row]) for side in both) <= most]
         return rows, *([side[row] for row in rows] for side in both)
 
@@ -233,8 +234,10 @@ def teacher_pairs(bench: Bench) -> tuple[list[list[int]], list[list[int]]]:
         writer = bench.writer(bench.load(TEACHER))
         print(f"seed {bench.seed}: the teacher translates {len(bench.sources)} sources", file=sys.stderr, flush=True)
         files.write_json(path, writer.translate(bench.sources, Decoding(beam=bench.sizes.beam)))
-    pairs = zip(bench.sources, files.read_json(path), strict=True)
-    ended = [(source, target) for source, target in pairs if target[-1:] == [bench.tokenizer.end_id]]
+    end_id, forced = bench.tokenizer.end_id, bench.sizes.force_ends
+    translations = [[*ids[:-1], end_id] if forced else ids for ids in files.read_json(path)]
+    pairs = zip(bench.sources, translations, strict=True)
+    ended = [(source, target) for source, target in pairs if target[-1:] == [end_id]]
     return [source for source, _ in ended], [target for _, target in ended]
 
 

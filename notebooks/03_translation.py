@@ -56,13 +56,16 @@ EPOCHS, MAX_LENGTH = 16, 16
 # %%
 data = english_german()
 tokenizer = ReversibleTokenizer.learn([*data.train.sources, *data.train.targets], 4000)
-train_ids, test_ids = ([tokenizer.encode(side, MAX_LENGTH + 1) for side in part] for part in (data.train, data.test))
+train_ids, test_ids = (
+    [tokenizer.encode(side, MAX_LENGTH + 1) for side in (part.sources, part.targets)]
+    for part in (data.train, data.test)
+)
 short, tested = (
     [row for row, ids in enumerate(zip(*both, strict=True)) if max(map(len, ids)) <= MAX_LENGTH]
     for both in (train_ids, test_ids)
 )
 source_ids, target_ids = ([side[row] for row in short] for side in train_ids)
-test = Pairs(*([side[row] for row in tested] for side in data.test))
+test = Pairs(*([side[row] for row in tested] for side in (data.test.sources, data.test.targets)))
 print(len(short), "pairs to learn from,", len(test), "to test with")
 for row in short[:4]:
     print(f"{data.train.sources[row]!r} -> {data.train.targets[row]!r}")
