@@ -81,7 +81,7 @@ def tflite(
         staging.write_bytes(convert(prepared, quantize))
         operators = operator_names(staging)
         flex_ops = [name for name in operators if name.startswith("Flex")]
-        _refuse_flex(flex_ops, path)
+        refuse_flex(flex_ops, path)
         parts = {FLATBUFFER: part_of_file(staging)}
         append_to_file(staging, prepared.attachments(FORMATS[quantize], task, parts))
         read_from_file(staging)
@@ -99,7 +99,8 @@ def tflite(
     )
 
 
-def _refuse_flex(flex_ops: Sequence[str], path: Path | str) -> None:
+def refuse_flex(flex_ops: Sequence[str], path: Path | str) -> None:
+    """Raise UserError if there are operators of TensorFlow among those of a `.tflite` file."""
     if flex_ops:
         raise UserError(
             f"{path}: would need {flex_ops}, which a phone has only with all of TensorFlow. Nothing was written. "
