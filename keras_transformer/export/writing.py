@@ -222,7 +222,7 @@ def _written(writing: Writing, prompts: Sequence[Sequence[int]]) -> list[list[in
         lambda token_ids: greedy_ids(writing, token_ids, most).token_ids,
         input_signature=[tf.TensorSpec((None, None), tf.int32)],
         autograph=False,
-    )
+    ).get_concrete_function()
     found: list[list[int]] = [[] for _ in prompts]
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable").tolist()
     for start in range(0, len(order), BATCH_SIZE):
