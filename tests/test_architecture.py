@@ -63,6 +63,8 @@ LIGHT = [
     "report",
     "cli",
     "data.tokenizer",
+    "data.reversible_tokenizer",
+    "data.saved_tokenizers",
 ]
 VAGUE = {"utils", "util", "common", "helpers", "misc", "base"}
 # Brackets, so that a search for such a word doesn't end here.

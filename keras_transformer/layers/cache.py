@@ -33,7 +33,8 @@ def with_room(known: KeyValues, room: int) -> KeyValues:
 def write(cache: KeyValues, new: KeyValues, position: Tensor) -> KeyValues:
     """Put K new positions of each row at its own place.
 
-    A scatter, since in a loop it works in place; `where` over all places would copy the cache for each token.
+    The result is a new cache and the given one stays as it is: a scatter copies all S places, in a loop too. `where`
+    over all places is slower still.
 
     Args:
         cache: (B, G, S, d).

@@ -170,6 +170,7 @@ class DecoderLayer(keras.layers.Layer):
             ValueError: if a memory is missing, or given to a layer that has no use for it.
         """
         self._check_memory(memory)
+        x = ops.cast(x, self.compute_dtype)
         query, new = self._projected(x, rotation)
         cache = write(cache, new, position)
         attended = self.attention.attend(query, cache, attention_mask=attention_mask, score_bias=score_bias)

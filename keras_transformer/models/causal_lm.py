@@ -129,8 +129,8 @@ class CausalLM(keras.Model):
     ) -> Self:
         """Build the model that a Hugging Face folder of a GPT-2 describes, with its weights.
 
-        Id 0 is a piece of the released GPT-2's vocabulary ("!") and padding here: the weights take it as a token like
-        any other, but `prompt` and the losses don't.
+        Id 0 is a piece of the released GPT-2's vocabulary ("!") and padding here. The weights take it as a token like
+        any other; `prompt` takes it for padding at the end of a row only, the losses everywhere.
 
         Args:
             folder: holds `config.json` and `model.safetensors`.
@@ -156,8 +156,8 @@ class CausalLM(keras.Model):
         """Read the start of each text.
 
         Args:
-            token_ids: (B, T) int32; rows may differ in length, with 0 at their end. Each has a token: a row of
-                padding alone gives logits that mean nothing.
+            token_ids: (B, T) int32; rows may differ in length, with 0 at their end. A 0 before a row's last other id
+                counts as a token. Each row has a token: one of padding alone gives logits that mean nothing.
             room: positions S of the cache: the prompt's and those of the new tokens.
 
         Returns:
@@ -169,8 +169,8 @@ class CausalLM(keras.Model):
         token_ids = ops.convert_to_tensor(token_ids, "int32")
         self.stack.check_room(room, token_ids.shape[1])
         outputs = self.stack.whole(token_ids)
-        position = ops.sum(ops.cast(ops.not_equal(token_ids, 0), "int32"), axis=1)  # (B,)
-        places = ops.expand_dims(ops.arange(ops.shape(token_ids)[1], dtype="int32"), 0)
+        places = ops.expand_dims(ops.arange(ops.shape(token_ids)[1], dtype="int32"), 0)  # (1, T)
+        position = ops.max(ops.where(ops.not_equal(token_ids, 0), places + 1, 0), axis=1)  # (B,)
         is_last = ops.equal(places, ops.expand_dims(ops.maximum(position - 1, 0), 1))  # (B, T)
         last = ops.sum(ops.where(ops.expand_dims(is_last, 2), outputs.hidden, 0), axis=1, keepdims=True)  # (B, 1, D)
         state = DecoderState(position, self.stack.filled_caches(outputs, room))

@@ -37,7 +37,7 @@ class Prompted(Protocol):
 
 
 class Decoded(NamedTuple):
-    """One text a row."""
+    """One text a row, and how likely the model finds it."""
 
     token_ids: Tensor  # (B, T) int32, end_id included, 0 after it
     log_prob: Tensor  # (B,) float32, sum over the tokens kept, by the model's own distribution

@@ -34,6 +34,15 @@ def test_each_row_is_written_at_its_own_place_and_nowhere_else(length):
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_the_cache_that_came_in_stays_as_it_was():
+    """A beam or a second try may start from it again."""
+    before, new = tf.zeros((3, 2, 11, 7)), tf.ones((3, 2, 5, 7))
+    for run in (write, tf.function(write)):
+        after = run(KeyValues(before, before), KeyValues(new, new), POSITION)
+        assert np.all(np.asarray(before) == 0)
+        assert np.count_nonzero(after.key) == np.count_nonzero(after.value) == 3 * 2 * 5 * 7
+
+
 def test_a_place_beyond_the_room_is_an_error_and_never_another_rows():
     cache = empty_key_values(2, 3, 5, 7, "float32")
     new = KeyValues(*[normal(2, 3, 1, 7)] * 2)

@@ -206,6 +206,16 @@ def test_far_rotations_and_biases_are_not_rounded_to_the_policy():
     np.testing.assert_allclose(tf.cast(far, "float32"), tf.cast(near, "float32"), atol=5e-3)
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_float32_tokens_on_a_half_precision_cache_are_those_of_the_whole_sequence(norm_first):
+    stack, x = decoder(norm_first=norm_first, dtype="mixed_bfloat16"), normal(3, 5, WIDTH)
+    want = stack(x, attention_mask=causal_mask(5))
+    caches = [empty_key_values(3, HEADS, 7, WIDTH // HEADS, "bfloat16")] * 3
+    got, caches = stack.extend(x, caches, np.zeros(3, "int32"))
+    assert got.dtype == want.dtype == caches[0].key.dtype == tf.bfloat16
+    np.testing.assert_allclose(tf.cast(got, "float32"), tf.cast(want, "float32"), atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

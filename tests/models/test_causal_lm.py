@@ -69,11 +69,11 @@ def test_logits_and_every_tap_match_the_loop_oracle(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_each_step_on_the_cache_gives_the_logits_of_the_whole_sequence(form):
-    """Prompts of 1 to 3 tokens in one batch, then one token a row at a time, eagerly and in a graph."""
-    model, whole = causal_lm(**form), IDS[[0, 0, 2]][:, :5]
+    """Prompts of 1 to 3 tokens in one batch, then a token a row at a time up to the longest; eagerly and in a graph."""
+    model, whole = causal_lm(**form), np.random.default_rng(4).integers(1, VOCAB, (3, LONGEST), dtype="int32")
     want = np.asarray(model(whole))
     lengths = np.array([2, 1, 3])
-    prompted = model.prompt(ragged(whole, lengths), room=11)
+    prompted = model.prompt(ragged(whole, lengths), room=LONGEST)
     assert isinstance(prompted, Prompted)
     assert isinstance(prompted.state, DecoderState)
     rows = np.arange(3)
@@ -81,13 +81,26 @@ def test_each_step_on_the_cache_gives_the_logits_of_the_whole_sequence(form):
     np.testing.assert_array_equal(prompted.state.position, lengths)
     eager = graph = prompted.state
     step = tf.function(model.step)
-    for place in range(2):
+    for place in range(LONGEST - 3):
         tokens = whole[rows, lengths + place]
-        logits, eager = model.step(tokens, eager)
-        np.testing.assert_allclose(logits, want[rows, lengths + place], atol=1e-5, err_msg=f"step {place}")
         logits, graph = step(tf.constant(tokens), graph)
         np.testing.assert_allclose(logits, want[rows, lengths + place], atol=1e-5, err_msg=f"graph {place}")
-    np.testing.assert_array_equal(eager.position, lengths + 2)
+        if place < 2:
+            logits, eager = model.step(tokens, eager)
+            np.testing.assert_allclose(logits, want[rows, lengths + place], atol=1e-5, err_msg=f"step {place}")
+    np.testing.assert_array_equal(graph.position, lengths + LONGEST - 3)
+
+
+def test_a_zero_inside_a_prompt_is_a_token_and_those_at_its_end_are_padding():
+    model, lengths = causal_lm(), np.array([3, 2, 1])
+    ids = np.array([[5, 0, 7, 0, 0], [0, 3, 0, 0, 0], [4, 0, 0, 0, 0]], "int32")
+    prompted = model.prompt(ids, room=7)
+    np.testing.assert_array_equal(prompted.state.position, lengths)
+    np.testing.assert_allclose(prompted.logits, np.asarray(model(ids))[np.arange(3), lengths - 1], atol=1e-5)
+    logits, _ = model.step(np.array([8, 8, 8], "int32"), prompted.state)
+    for row, length in enumerate(lengths):
+        text = np.append(ids[row, :length], 8)[None]
+        np.testing.assert_allclose(logits[row], np.asarray(model(text))[0, -1], atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -199,6 +212,8 @@ def test_dropout_acts_in_training_only():
     np.testing.assert_array_equal(model(IDS, training=False), quiet)
     assert np.abs(np.asarray(model(IDS, training=True)) - quiet).max() > 1e-2
     np.testing.assert_array_equal(calm(IDS, training=True), quiet)
+    model.get_layer("embeddings_dropout").rate = 0
+    assert np.abs(np.asarray(model(IDS, training=True)) - quiet).max() > 1e-2, "the layers have dropout of their own"
 
 
 def test_a_distiller_is_told_which_tokens_are_real():

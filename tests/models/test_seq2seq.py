@@ -176,6 +176,15 @@ def test_dropout_acts_in_training_only():
     np.testing.assert_array_equal(model(INPUTS, training=False), quiet)
     assert np.abs(np.asarray(model(INPUTS, training=True)) - quiet).max() > 1e-2
     np.testing.assert_array_equal(calm(INPUTS, training=True), quiet)
+    for side in ("encoder", "decoder"):
+        one = seq2seq(dropout=0.3)
+        one.get_layer("embeddings_dropout").rate = 0
+        for layer in one.layers:
+            if layer.name.startswith({"encoder": "decoder_", "decoder": "encoder_"}[side]):
+                layer.residual_dropout.rate = layer.attention.weight_dropout.rate = 0
+                if side == "encoder":
+                    layer.cross_attention.weight_dropout.rate = 0
+        assert np.abs(np.asarray(one(INPUTS, training=True)) - quiet).max() > 1e-2, side
 
 
 def test_a_distiller_is_told_which_target_tokens_are_real_and_a_batch_may_hold_more():
