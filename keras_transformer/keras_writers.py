@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_transformer.checks import UserError
 from keras_transformer.data.continuations import beginnings, new_tokens, windows
 from keras_transformer.data.epochs import rounded_up
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
-from keras_transformer.generation import GREEDY, Decoding, LogLikelihood, Progress
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models import CausalLM, Prompted, Seq2Seq
 from keras_transformer.models.decoder_state import DecoderState
 from keras_transformer.models.decoding import Step, beam, gather_rows, greedy, sample
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 from keras_transformer.training.token_losses import token_cross_entropy
+from keras_transformer.writer import GREEDY, Decoding, LogLikelihood, Progress, foresees_no_text
 
 MOST_ROWS = 64  # a batch
 MOST_SCORED_TOKENS = 4096  # a batch: each has logits over the whole vocabulary
@@ -58,7 +57,7 @@ class Translator:
 
     def log_likelihood(self, texts: Sequence[str], progress: Progress | None = None) -> LogLikelihood:
         """Raise UserError: only a language model foresees texts by themselves."""
-        raise UserError(f"a model for {self.task!r} foresees no text by itself. Give a language model.")
+        raise foresees_no_text(self.task)
 
     def _graph(self, decoding: Decoding) -> Callable[..., Tensor]:
         if decoding not in self._graphs:

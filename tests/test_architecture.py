@@ -27,7 +27,7 @@ ORDER = [
     ["compression"],
     ["export"],
     [
-        *("model_file", "bundle", "places", "serving", "generation", "benchmark", "evaluation"),
+        *("model_file", "bundle", "places", "serving", "writer", "generation", "benchmark", "evaluation"),
         *("keras_writers", "lite_writers", "served_writers"),
         *("report", "report_data", "report_plot"),
     ],

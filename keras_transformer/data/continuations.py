@@ -48,7 +48,5 @@ def windows(tokenizer: ReversibleTokenizer, texts: Sequence[str], max_length: in
     """
     streams = [[tokenizer.end_id, *ids] for ids in tokenizer.encode(texts, WHOLE)]
     return [
-        stream[start : start + max_length + 1]
-        for stream in streams
-        for start in range(0, len(stream) - 1, max_length)
+        stream[start : start + max_length + 1] for stream in streams for start in range(0, len(stream) - 1, max_length)
     ]

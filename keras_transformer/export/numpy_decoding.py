@@ -106,15 +106,19 @@ def beam(step: Step, begun: Begun, *, end_id: int, max_tokens: int, width: int, 
     return max([*finished, *running], key=lambda one: one.score(alpha)).token_ids
 
 
+def up_to_end(token_ids: np.ndarray, end_id: int) -> list[int]:
+    """The ids (T,) of a row up to its end, which is kept: what TensorFlow's loop fills up with 0 behind it."""
+    found: list[int] = token_ids.tolist()
+    return found[: found.index(end_id) + 1] if end_id in found else found
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """x - log(sum(exp(x))) over the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _decoded(
-    step: Step, begun: Begun, choose: Callable[[np.ndarray], int], end_id: int, max_tokens: int
-) -> list[int]:
+def _decoded(step: Step, begun: Begun, choose: Callable[[np.ndarray], int], end_id: int, max_tokens: int) -> list[int]:
     found = [choose(begun.logits)]
     while found[-1] != end_id and len(found) < max_tokens:
         begun = step(found[-1], begun.state)

@@ -13,6 +13,7 @@ from keras_transformer.data.continuations import WHOLE, beginnings, new_tokens
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.export.attachments import Attachments, Part
 from keras_transformer.export.keras_runner import SINGLE, computes_in_float32, with_policy
+from keras_transformer.export.numpy_decoding import up_to_end
 from keras_transformer.export.preparation import settings
 from keras_transformer.export.requirements import Limits, check_examples, limits
 from keras_transformer.export.writing_parity import Logits
@@ -29,9 +30,17 @@ Inputs = dict[str, np.ndarray]
 class Writing(Protocol):
     """A model that writes, with its tokenizer."""
 
-    model: Any
-    tokenizer: ReversibleTokenizer
-    max_length: int
+    @property
+    def model(self) -> Any:
+        """In float32, with `prompt` and `step`."""
+
+    @property
+    def tokenizer(self) -> ReversibleTokenizer:
+        """Of what is read and written."""
+
+    @property
+    def max_length(self) -> int:
+        """Ids that it has room for."""
 
     @property
     def task(self) -> str:
@@ -229,5 +238,5 @@ def _written(writing: Writing, prompts: Sequence[Sequence[int]]) -> list[list[in
         rows = order[start : start + BATCH_SIZE]
         batch = writing.tokenizer.pad([prompts[row] for row in rows])
         for row, ids in zip(rows, graph(tf.constant(batch)).numpy(), strict=True):
-            found[row] = ids[ids != 0].tolist()
+            found[row] = up_to_end(ids, writing.tokenizer.end_id)
     return found

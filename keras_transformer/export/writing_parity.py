@@ -36,7 +36,9 @@ class WritingParity(NamedTuple):
         return tolerance * max(1.0, self.largest_logit)
 
 
-def compare_writing(reference: Logits, logits: Logits, examples: Iterable[tuple[list[int], list[int]]]) -> WritingParity:
+def compare_writing(
+    reference: Logits, logits: Logits, examples: Iterable[tuple[list[int], list[int]]]
+) -> WritingParity:
     """Compare two models on prompts and on what Keras wrote for them.
 
     Both choose each token after Keras' own tokens before it. So a text on which they agree everywhere is the text

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_transformer import files
 from keras_transformer.export.attachments import parts_of_folder, write_to_folder
+from keras_transformer.export.numpy_decoding import up_to_end
 from keras_transformer.export.parity import ParityError
 from keras_transformer.export.saved_model import FIX, FORMAT, TOLERANCE, VERSION, refuse_foreign, refuse_xla
 from keras_transformer.export.writing_parity import (
@@ -126,10 +127,10 @@ def _require_texts(
 
 
 def _served_ids(session: "ServingSession", prepared: "PreparedWriting") -> list[list[int]]:
-    found = []
+    found, tokenizer = [], prepared.writing.tokenizer
     for start in range(0, len(prepared.prompts), BATCH_SIZE):
-        batch = prepared.writing.tokenizer.pad(prepared.prompts[start : start + BATCH_SIZE])
-        found += [ids[ids != 0].tolist() for ids in session.run("generate_tokens", token_ids=batch)["token_ids"]]
+        outputs = session.run("generate_tokens", token_ids=tokenizer.pad(prepared.prompts[start : start + BATCH_SIZE]))
+        found += [up_to_end(ids, tokenizer.end_id) for ids in outputs["token_ids"]]
     return found
 
 
