@@ -164,7 +164,7 @@ class CausalLM(keras.Model):
             The logits after each row's last real token, and the state with the real tokens in it.
 
         Raises:
-            ValueError: if the prompt doesn't fit into `room`, or `room` not into the learned positions.
+            ValueError: if the prompt is empty or doesn't fit into `room`, or `room` not into the learned positions.
         """
         token_ids = ops.convert_to_tensor(token_ids, "int32")
         self.stack.check_room(room, token_ids.shape[1])

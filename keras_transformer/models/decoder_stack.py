@@ -119,8 +119,13 @@ class DecoderStack:
         return tuple(with_room(KeyValues(layer.key, layer.value), room) for layer in outputs.layers)
 
     def check_room(self, room: int, length: int | None) -> None:
-        """Raise ValueError unless `room` holds a prompt of `length` tokens and has a position for each place."""
+        """Raise ValueError unless `room` holds a prompt of `length` tokens, at least one, and has enough positions."""
         positive_integer("room", room)
+        if length == 0:
+            raise ValueError(
+                "a prompt of 0 tokens gives nothing to foresee from. "
+                "Begin each text with a token, for example the one that ended the text before."
+            )
         if length is not None and length > room:
             raise ValueError(
                 f"a prompt of {length} tokens doesn't fit into room={room}. "

@@ -238,6 +238,8 @@ def test_a_room_that_is_too_small_or_has_no_positions_is_refused():
         model.prompt(IDS, room=14)
     with pytest.raises(ValueError, match="room=0 must be a whole number"):
         model.prompt(IDS, room=0)
+    with pytest.raises(ValueError, match=r"a prompt of 0 tokens .* Begin each text with a token"):
+        model.prompt(IDS[:, :0], room=5)
     full = model.prompt(IDS[:1], room=7).state
     with pytest.raises(tf.errors.InvalidArgumentError):
         model.step(np.array([1], "int32"), full)

@@ -10,7 +10,7 @@ from weights import randomise
 from keras_transformer.models import CausalLM, Seq2Seq
 from keras_transformer.models.decoding import beam, greedy, sample, speculative
 
-VOCAB, END, START, MAX_TOKENS, DRAFTED = 13, 3, 2, 7, 2
+VOCAB, START, MAX_TOKENS, DRAFTED = 13, 2, 7, 2
 SIZE = {"model_dim": 12, "num_heads": 6, "inner_dim": 11, "dropout": 0.0}
 IDS = np.array([[5, 12, 8, 1], [7, 0, 0, 0], [11, 4, 0, 0], [9, 6, 10, 0]], "int32")
 NEVER_PADDING = -1e4 * np.eye(VOCAB, dtype="float32")[0]
@@ -41,6 +41,12 @@ class Generating:
         self.translates = kind is Seq2Seq
         self.rows = [Whole(self.model, ids if self.translates else None) for ids in IDS]
         self.prompts = [[START] if self.translates else ids[ids != 0].tolist() for ids in IDS]
+        self.limits = {"end_id": self.end_id(), "max_tokens": MAX_TOKENS}
+
+    def end_id(self):
+        """The id with which rows end at the most different places."""
+        endless = [greedy_oracle(*pair, VOCAB, MAX_TOKENS) for pair in zip(self.rows, self.prompts, strict=True)]
+        return max(range(1, VOCAB), key=lambda end: len({[*row, end].index(end) for row in endless}))
 
     def prompt(self, ids, more=0):
         room = MAX_TOKENS + more + (1 if self.translates else IDS.shape[1])
@@ -66,7 +72,6 @@ MODELS = {
     "gpt2": lambda **more: Generating(CausalLM, max_length=19, **more),
     "translator": lambda **more: Generating(Seq2Seq, **more),
 }
-LIMITS = {"end_id": END, "max_tokens": MAX_TOKENS}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -80,41 +85,43 @@ def ours(kind):
 
 
 def test_greedy_tokens_are_those_of_whole_runs_for_each_ragged_row_alone(ours):
-    decoded = run(lambda ids: greedy(ours.step, ours.prompt(ids), **LIMITS))
-    expected = [greedy_oracle(*pair, **LIMITS) for pair in zip(ours.rows, ours.prompts, strict=True)]
-    assert [kept(row, END) for row in decoded.token_ids.numpy()] == expected
+    decoded = run(lambda ids: greedy(ours.step, ours.prompt(ids), **ours.limits))
+    expected = [greedy_oracle(*pair, **ours.limits) for pair in zip(ours.rows, ours.prompts, strict=True)]
+    assert [kept(row, ours.limits["end_id"]) for row in decoded.token_ids.numpy()] == expected
     assert len({len(tokens) for tokens in expected}) > 1, "rows have to end at different places"
     scores = [total_log_prob(*each) for each in zip(ours.rows, ours.prompts, expected, strict=True)]
     np.testing.assert_allclose(decoded.log_prob, scores, atol=1e-4)
 
 
 def test_beams_are_those_of_whole_runs(ours):
-    beams = run(lambda ids: beam(ours.step, ours.prompt(ids), width=3, num_best=3, **LIMITS))
+    beams = run(lambda ids: beam(ours.step, ours.prompt(ids), width=3, num_best=3, **ours.limits))
     for row, (whole, prompt) in enumerate(zip(ours.rows, ours.prompts, strict=True)):
-        assert_same(beams, row, beam_oracle(whole, prompt, END, MAX_TOKENS, 3, 0.6, 3), END)
+        expected = beam_oracle(whole, prompt, **ours.limits, width=3, alpha=0.6, num_best=3)
+        assert_same(beams, row, expected, ours.limits["end_id"])
 
 
 def test_a_smaller_model_of_its_kind_drafts_and_the_tokens_stay_the_same(kind, ours):
-    want = greedy(ours.step, ours.prompt(IDS), **LIMITS)
+    want = greedy(ours.step, ours.prompt(IDS), **ours.limits)
     for draft in (MODELS[kind](num_layers=1, seed=8), ours):
-        found = run(
-            lambda ids, draft=draft: speculative(
-                draft.step, draft.prompt(ids, DRAFTED), ours.extend, ours.prompt(ids, DRAFTED), num_drafted=2, **LIMITS
-            )
-        )
+
+        def by_draft(ids, draft=draft):
+            sides = (draft.step, draft.prompt(ids, DRAFTED), ours.extend, ours.prompt(ids, DRAFTED))
+            return speculative(*sides, num_drafted=DRAFTED, **ours.limits)
+
+        found = run(by_draft)
         np.testing.assert_array_equal(found.decoded.token_ids, want.token_ids)
         np.testing.assert_allclose(found.decoded.log_prob, want.log_prob, atol=1e-4)
-    longest = max(len(kept(row, END)) for row in want.token_ids.numpy())
+    longest = max(len(kept(row, ours.limits["end_id"])) for row in want.token_ids.numpy())
     assert int(found.target_calls) == -(-(longest - 1) // (DRAFTED + 1)), "as its own draft it is always right"
 
 
 def test_drawn_texts_are_the_seeds_and_have_the_log_prob_of_whole_runs(ours):
     eager, graph, other = (
-        each(lambda ids, seed=seed: sample(ours.step, ours.prompt(ids), seed=seed, top_p=0.9, **LIMITS))
+        each(lambda ids, seed=seed: sample(ours.step, ours.prompt(ids), seed=seed, top_p=0.9, **ours.limits))
         for each, seed in ((lambda function: function(IDS), 5), (run, 5), (run, 6))
     )
     np.testing.assert_array_equal(eager.token_ids, graph.token_ids)
     assert not np.array_equal(graph.token_ids, other.token_ids)
-    texts = [kept(row, END) for row in graph.token_ids.numpy()]
+    texts = [kept(row, ours.limits["end_id"]) for row in graph.token_ids.numpy()]
     scores = [total_log_prob(*each) for each in zip(ours.rows, ours.prompts, texts, strict=True)]
     np.testing.assert_allclose(graph.log_prob, scores, atol=1e-4)
