@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 
 from keras_transformer import files
 from keras_transformer.checks import UserError, one_of
-from keras_transformer.export.attachments import FLATBUFFER, append_to_file, part_of_file, read_from_file
-from keras_transformer.export.lite_runner import operator_names
 from keras_transformer.export.lite_steps import LiteSteps
-from keras_transformer.export.tflite import FORMATS, QUANTIZATIONS, TOLERANCES, refuse_flex
+from keras_transformer.export.tflite import FORMATS, QUANTIZATIONS, TOLERANCES, write_whole
 from keras_transformer.export.writing_parity import (
     WritingParity,
     WritingReport,
@@ -88,13 +86,12 @@ def tflite_writer(
     prepared = prepare_writing(model, tokenizer, task, max_length, examples)
     writing = prepared.writing
     with files.staged(path) as staging:
-        staging.write_bytes(flatbuffer(writing.model, lite_signatures(writing), quantize))
-        operators = operator_names(staging)
-        flex_ops = [name for name in operators if name.startswith("Flex")]
-        refuse_flex(flex_ops, path)
-        parts = {FLATBUFFER: part_of_file(staging)}
-        append_to_file(staging, prepared.attachments(FORMATS[quantize], parts))
-        read_from_file(staging)
+        operators = write_whole(
+            staging,
+            flatbuffer(writing.model, lite_signatures(writing), quantize),
+            lambda parts: prepared.attachments(FORMATS[quantize], parts),
+            path,
+        )
         result = compare_writing(whole_logits(writing), LiteSteps(staging).choices, prepared.pairs)
         _require(result, quantize, tolerance, min_agreement, path)
     return WritingReport(
@@ -104,7 +101,7 @@ def tflite_writer(
         max_abs_logit_error=result.max_abs_logit_error,
         top1_agreement=result.top1_agreement,
         operators=operators,
-        flex_ops=flex_ops,
+        flex_ops=[],
         same_texts=result.same_texts,
         texts=result.texts,
     )
