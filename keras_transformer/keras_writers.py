@@ -7,22 +7,21 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_transformer.checks import UserError
+from keras_transformer.data.continuations import beginnings, new_tokens, windows
 from keras_transformer.data.epochs import rounded_up
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.data.translation_room import translation_room
-from keras_transformer.generation import GREEDY, Decoding, LogLikelihood, Progress
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models import CausalLM, Prompted, Seq2Seq
 from keras_transformer.models.decoder_state import DecoderState
 from keras_transformer.models.decoding import Step, beam, gather_rows, greedy, sample
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 from keras_transformer.training.token_losses import token_cross_entropy
+from keras_transformer.writer import GREEDY, Decoding, LogLikelihood, Progress, foresees_no_text
 
 MOST_TEXTS, MOST_ROWS = 64, 256  # a batch: a search has a row for each of its beginnings
 MOST_SCORED_TOKENS = 4096  # a batch: each has logits over the whole vocabulary
 LENGTH_MULTIPLE = 16  # of a prompt: each length is a graph of its own
-WHOLE = 1 << 30  # a length that no text has
 
 TokenIds = Sequence[Sequence[int]]
 
@@ -63,7 +62,7 @@ class Translator:
 
     def log_likelihood(self, texts: Sequence[str], progress: Progress | None = None) -> LogLikelihood:
         """Raise UserError: only a language model foresees texts by themselves."""
-        raise UserError(f"a model for {self.task!r} foresees no text by itself. Give a language model.")
+        raise foresees_no_text(self.task)
 
     def _graph(self, decoding: Decoding) -> Callable[..., Tensor]:
         if decoding not in self._graphs:
@@ -103,17 +102,9 @@ class Continuer:
 
         Of a text that leaves no room for them the model reads the end.
         """
-        most = decoding.max_tokens or max(1, self.max_length // 2)
-        if most >= self.max_length:
-            raise UserError(
-                f"--max-tokens {most}: the model has room for {self.max_length} word pieces, those it starts from "
-                f"included. Use {self.max_length - 1} or less."
-            )
-        decoding = replace(decoding, max_tokens=most)
-        whole = [ids[:-1] for ids in self.tokenizer.encode(texts, WHOLE)]
-        longest = self.max_length - most
-        # A text begins where another one ended.
-        prompts = [[self.tokenizer.end_id, *ids][-longest:] for ids in whole]
+        most = new_tokens(self.max_length, decoding.max_tokens)
+        decoding, longest = replace(decoding, max_tokens=most), self.max_length - most
+        whole, prompts = beginnings(self.tokenizer, texts, longest)
         outputs = [""] * len(texts)
         for rows in like_lengths(prompts, texts_at_once(decoding)):
             length = min(longest, rounded_up(max(len(prompts[row]) for row in rows), LENGTH_MULTIPLE))
@@ -128,22 +119,15 @@ class Continuer:
 
         The tokens beyond `max_length` are foreseen from those since the last multiple of it.
         """
-        end, total, tokens = self.tokenizer.end_id, 0.0, 0
-        streams = [[end, *ids] for ids in self.tokenizer.encode(texts, WHOLE)]
-        windows = [
-            stream[start : start + self.max_length + 1]
-            for stream in streams
-            for start in range(0, len(stream) - 1, self.max_length)
-        ]
-        done = 0
-        for rows in like_lengths(windows, max(1, MOST_SCORED_TOKENS // self.max_length)):
-            token_ids = self.tokenizer.pad([windows[row][:-1] for row in rows])
-            labels = self.tokenizer.pad([windows[row][1:] for row in rows])
+        runs, total, tokens, done = windows(self.tokenizer, texts, self.max_length), 0.0, 0, 0
+        for rows in like_lengths(runs, max(1, MOST_SCORED_TOKENS // self.max_length)):
+            token_ids = self.tokenizer.pad([runs[row][:-1] for row in rows])
+            labels = self.tokenizer.pad([runs[row][1:] for row in rows])
             total += float(self._score(token_ids, labels))
             tokens += int((labels != 0).sum())
             done += len(rows)
             if progress is not None:
-                progress(done * len(texts) // len(windows) - (done - len(rows)) * len(texts) // len(windows))
+                progress(done * len(texts) // len(runs) - (done - len(rows)) * len(texts) // len(runs))
         return LogLikelihood(total, tokens)
 
     def _graph(self, decoding: Decoding, length: int) -> Callable[..., Tensor]:

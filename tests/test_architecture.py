@@ -27,19 +27,25 @@ ORDER = [
     ["compression"],
     ["export"],
     [
-        *("model_file", "bundle", "serving", "generation", "keras_writers", "benchmark", "evaluation"),
+        *("model_file", "bundle", "places", "serving", "writer", "generation", "benchmark", "evaluation"),
+        *("keras_writers", "lite_writers", "served_writers"),
         *("report", "report_data", "report_plot"),
     ],
     ["recipes"],
     ["cli"],
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
+MODELS = ("text_classifier", "causal_lm", "seq2seq", "masked_lm")
 # What the order alone would allow.
 NEVER = {
     "layers": {"tensorflow", "keras_transformer.files"},
     "distillation": {"keras_transformer.models", "keras_transformer.pretrained"},
     "compression": {"keras_transformer.models", "keras_transformer.pretrained"},
-    "export": {"keras_transformer.models", "keras_transformer.pretrained", "keras_transformer.distillation"},
+    # Any model that has the methods is exported; the loop over its steps, `models.decoding`, is pure functions.
+    "export": {
+        *("keras_transformer.pretrained", "keras_transformer.distillation"),
+        *(f"keras_transformer.models.{name}" for name in MODELS),
+    },
 }
 # What a phone file, `--help` and the reading of a bundle need: TensorFlow would cost them seconds.
 LIGHT = [
@@ -51,6 +57,8 @@ LIGHT = [
     "bundle",
     "serving",
     "generation",
+    "lite_writers",
+    "places",
     "benchmark",
     "report",
     "cli",

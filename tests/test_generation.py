@@ -269,7 +269,7 @@ def test_a_run_folder_is_loaded_by_its_task(translator, continuer, tmp_path, sma
         ModelFileError, match="was trained for 'classify', and it takes 'translate' or 'language-model'"
     ):
         generation.load(small_bundle)
-    with pytest.raises(ModelFileError, match="is a file, and texts are written by a run folder"):
+    with pytest.raises(ModelFileError, match="was trained for 'classify', and it takes 'translate' or"):
         generation.load(small_tflite)
 
 

@@ -17,7 +17,7 @@ from keras_transformer.cli.options import (
     TextColumn,
 )
 from keras_transformer.cli.output import counting, print_facts, print_json, working
-from keras_transformer.tasks import CLASSIFY, LANGUAGE_MODEL, TRANSLATE
+from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 
 
 def evaluate(
@@ -40,7 +40,9 @@ def evaluate(
     A language model: perplexity per word piece, per word and per byte.
     """
     with working(quiet):
-        task = _task_of(path)
+        from keras_transformer import places
+
+        task = places.find(path).task
         if beam is not None and task != TRANSLATE:
             raise UserError(
                 f"--beam {beam}: the model was trained for {task!r}, and only a translator searches. Leave it out."
@@ -55,13 +57,6 @@ def evaluate(
         print_json(scores)
     else:
         print_facts(str(path), scores)
-
-
-def _task_of(path: Path) -> str:
-    """What the model of a run folder was trained for; files are classifiers."""
-    from keras_transformer import bundle
-
-    return bundle.read(path).manifest.task if (path / bundle.MANIFEST).is_file() else CLASSIFY
 
 
 def _classes(path: Path, data: Path, text_column: str, label_column: str) -> dict[str, Any]:

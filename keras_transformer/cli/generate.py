@@ -1,19 +1,16 @@
 """`keras-transformer generate`: the translation of each text, or its continuation; one line in, one line out."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from keras_transformer.cli.lines import in_calls, print_answers, read_all, read_texts
-from keras_transformer.cli.options import AsJson, Quiet, Seed
+from keras_transformer.cli.options import AsJson, ModelPath, Quiet, Seed
 from keras_transformer.cli.output import as_field, print_json, working
 
 
 def generate(
-    path: Annotated[
-        Path, typer.Argument(metavar="DIR", help="run folder of a translator or a language model", show_default=False)
-    ],
+    path: ModelPath,
     texts: Annotated[
         list[str] | None,
         typer.Argument(metavar="TEXT", help="texts; without any, each line of standard input", show_default=False),
@@ -54,6 +51,9 @@ def generate(
     A source is cut at the length that the model was trained on; of the beginning of a long text, a language model
     reads the end, and leaves room for --max-tokens. Lines that can't be read are treated as `predict` does. A tab or
     line end in an output is printed as \\t or \\n.
+
+    A .tflite file is read without TensorFlow; with the same seed it draws other texts than the run folder. A SavedModel
+    takes no options but --json: how it writes was decided when it was exported.
     """
     with working(quiet):
         from keras_transformer import generation

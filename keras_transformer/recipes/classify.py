@@ -14,6 +14,7 @@ from keras_transformer.data.batching import UNLABELLED, Batches
 from keras_transformer.data.saved_tokenizers import word_pieces
 from keras_transformer.data.text import Table, class_names, label_ids, read_table
 from keras_transformer.data.tokenizer import WordPiece
+from keras_transformer.export.keras_runner import with_policy
 from keras_transformer.models import TextClassifier
 from keras_transformer.recipes import plan, start
 from keras_transformer.recipes.fitting import (
@@ -117,7 +118,7 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     job.compare_sizes(student, teacher.model)
     effort = plan.CUT_STUDENT if _is_cut(settings) else plan.FROM_NOTHING
     schedule, kept = _afford(job, student, ids, max_length, effort)
-    running = start.with_policy(teacher.model, job.policy)
+    running = with_policy(teacher.model, job.policy)
     kept_ids = [ids[row] for row in kept]
     asking = job.seconds(cost.forward_operations(running, [len(row) for row in kept_ids]))
     job.tell(f"Asking the teacher about {len(kept)} texts: about {plan.duration(asking)}")
@@ -181,7 +182,7 @@ def _afford(
 
 def _finish(job: Job, model: TextClassifier, reader: _Reader, held_out: Table, extra: dict[str, Any]) -> dict[str, Any]:
     """Score on the rows held back, and write the run folder."""
-    trained = start.with_policy(model, "float32")
+    trained = with_policy(model, "float32")
     return job.finish(
         trained,
         tokenizer=reader.tokenizer,

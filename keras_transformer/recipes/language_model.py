@@ -9,18 +9,20 @@ import keras
 import numpy as np
 
 from keras_transformer import bundle
+from keras_transformer.data.continuations import WHOLE
 from keras_transformer.data.packing import PackedBatches
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.data.saved_tokenizers import reversible_pieces
 from keras_transformer.data.text import read_table
 from keras_transformer.evaluation import evaluate_language
-from keras_transformer.keras_writers import WHOLE, Continuer
+from keras_transformer.export.keras_runner import with_policy
+from keras_transformer.keras_writers import Continuer
 from keras_transformer.models import CausalLM
 from keras_transformer.recipes import plan, token_start
 from keras_transformer.recipes.fitting import Schedule
 from keras_transformer.recipes.job import Job, Work
 from keras_transformer.recipes.settings import Settings
-from keras_transformer.recipes.start import SIZES, with_policy
+from keras_transformer.recipes.start import SIZES
 from keras_transformer.recipes.token_fitting import fit_on_teacher_tokens, fit_on_tokens
 from keras_transformer.tasks import LANGUAGE_MODEL
 from keras_transformer.training import cost

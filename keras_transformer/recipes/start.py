@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from keras_transformer import bundle
 from keras_transformer.checks import UserError
 from keras_transformer.data import assets
 from keras_transformer.data.saved_tokenizers import word_pieces
 from keras_transformer.data.tokenizer import WordPiece
-from keras_transformer.models import BASE, SMALL, TINY, CausalLM, Seq2Seq, TextClassifier
+from keras_transformer.models import BASE, SMALL, TINY, TextClassifier
 from keras_transformer.pretrained import bert
 from keras_transformer.recipes.plan import FINE_TUNING, FROM_NOTHING, Effort
 
@@ -18,7 +18,6 @@ VOCAB_SIZE = 8000  # pieces learned from the training texts
 FRESH_MAX_LENGTH = 512
 
 Tell = Callable[[str], None]
-Model = TypeVar("Model", TextClassifier, CausalLM, Seq2Seq)
 
 
 class Start(NamedTuple):
@@ -68,13 +67,6 @@ def fresh(size: str, tokenizer: WordPiece) -> Start:
         )
 
     return Start(tokenizer, build, FRESH_MAX_LENGTH, FROM_NOTHING)
-
-
-def with_policy(model: Model, policy: str) -> Model:
-    """A copy of a model of ours that computes in another precision; the weights are the same."""
-    twin = type(model).from_config({**model.get_config(), "dtype": policy})
-    twin.set_weights(model.get_weights())
-    return twin
 
 
 def _hugging_face(folder: Path) -> Start:

@@ -16,6 +16,7 @@ from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.data.saved_tokenizers import reversible_pieces
 from keras_transformer.data.text import Pairs, read_pairs, read_table
 from keras_transformer.evaluation import evaluate_translations, require_sacrebleu
+from keras_transformer.export.keras_runner import with_policy
 from keras_transformer.generation import Decoding
 from keras_transformer.keras_writers import Translator
 from keras_transformer.models import Seq2Seq
@@ -23,7 +24,7 @@ from keras_transformer.recipes import plan, token_start
 from keras_transformer.recipes.fitting import Schedule
 from keras_transformer.recipes.job import Job, Work
 from keras_transformer.recipes.settings import Settings
-from keras_transformer.recipes.start import SIZES, with_policy
+from keras_transformer.recipes.start import SIZES
 from keras_transformer.recipes.token_fitting import fit_on_teacher_tokens, fit_on_tokens
 from keras_transformer.tasks import TRANSLATE
 from keras_transformer.training import cost

@@ -50,12 +50,14 @@ def described(signature):
 
 def answer(session, signatures, request):
     signature = signatures[request["signature"]]
-    ((name, value),) = request["inputs"].items()
-    tensor = signature.inputs[name]
     fetches = {key: output.name for key, output in signature.outputs.items()}
-    feed = numpy.array(value, dtype=tensorflow.as_dtype(tensor.dtype).as_numpy_dtype)
+    feeds = {}
+    for name, value in request["inputs"].items():
+        tensor = signature.inputs[name]
+        feed = numpy.array(value, dtype=tensorflow.as_dtype(tensor.dtype).as_numpy_dtype)
+        feeds[tensor.name] = feed.reshape(request.get("shape", feed.shape))
     try:
-        outputs = session.run(fetches, {tensor.name: feed.reshape(request.get("shape", feed.shape))})
+        outputs = session.run(fetches, feeds)
     except tensorflow.errors.OpError as error:
         return {"status": type(error).__name__, "message": error.message}
     decode = numpy.vectorize(lambda item: item.decode() if isinstance(item, bytes) else item, otypes=[object])

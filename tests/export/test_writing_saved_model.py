@@ -1,0 +1,168 @@
+"""A SavedModel takes raw strings and gives raw strings, as its Keras model does, where neither Keras nor we are."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models
+from writing_models import ROOM, TEXTS, greedy_by_whole_passes
+
+from keras_transformer import generation
+from keras_transformer.checks import UserError
+from keras_transformer.export import ParityError, saved_model_writer, writing_signatures
+from keras_transformer.files import ModelFileError, size_on_disk
+from keras_transformer.generation import Decoding
+from keras_transformer.keras_writers import Continuer, Translator
+
+HERE = Path(__file__).parent
+TASKS = ["translate", "language-model"]
+NASTY = ["", " \t ", "dull\x00dull", "\u0645\u0645\u062a\u0639", "▁ [END] ﷺ", "warm " * 100]
+MOST = {"translate": ROOM, "language-model": ROOM // 2}
+
+
+@pytest.fixture(params=TASKS)
+def task(request):
+    return request.param
+
+
+@pytest.fixture
+def keras_writer(task, writing_model, text_tokenizer):
+    make = Translator if task == "translate" else Continuer
+    return make(writing_model(task), text_tokenizer, ROOM)
+
+
+@pytest.fixture(scope="module")
+def stock(served_writer, writing_model, text_tokenizer, tmp_path_factory):
+    """A function: task -> what the stock loader says of the SavedModel, in a process without Keras and without us."""
+    found = {}
+
+    def ask(task):
+        if task in found:
+            return found[task]
+        read = [greedy_by_whole_passes(writing_model(task), task, text_tokenizer, text, 1)[0] for text in TEXTS]
+        read = [ids[-(ROOM - MOST[task]) :] if task == "language-model" else ids for ids in read]
+        whole = {"source_ids": [[5, 9]], "target_ids": [[1, 7]]} if task == "translate" else {"token_ids": [[5, 9]]}
+        requests = {
+            "texts": {"signature": "serving_default", "inputs": {"text": TEXTS}},
+            "nasty": {"signature": "serving_default", "inputs": {"text": NASTY}},
+            "no_text": {"signature": "serving_default", "inputs": {"text": []}},
+            "ids": {"signature": "generate_tokens", "inputs": {"token_ids": text_tokenizer.pad(read).tolist()}},
+            "beyond": {"signature": "generate_tokens", "inputs": {"token_ids": [[text_tokenizer.vocab_size]]}},
+            "too_long": {"signature": "generate_tokens", "inputs": {"token_ids": [[5] * (ROOM + 1)]}},
+            "whole": {"signature": "tokens", "inputs": whole},
+        }
+        path = tmp_path_factory.mktemp("stock") / "requests.json"
+        path.write_text(json.dumps(list(requests.values())))
+        command = [sys.executable, HERE / "stock_loader.py", served_writer(task).path, path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=path.parent)
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout)
+        found[task] = {**result, "answers": dict(zip(requests, result["answers"], strict=True)), "whole": whole}
+        return found[task]
+
+    return ask
+
+
+def test_strings_come_out_as_keras_writes_them_where_neither_keras_nor_we_can_be_imported(task, stock, keras_writer):
+    found = stock(task)
+    assert found["blocked"] == ["keras", "keras_transformer", "tf_keras", "tensorflow_text"]
+    assert found["answers"]["texts"]["output"] == keras_writer.write(TEXTS)
+    assert found["answers"]["nasty"]["output"] == keras_writer.write(NASTY)
+    assert found["answers"]["no_text"] == {"output": [], "log_prob": []}
+    assert found["compiled"] == []
+
+
+def test_ids_are_the_greedy_ones_with_their_probability(task, stock, writing_model, text_tokenizer):
+    answer, model = stock(task)["answers"]["ids"], writing_model(task)
+    for text, ids, log_prob in zip(TEXTS, answer["token_ids"], answer["log_prob"], strict=True):
+        _, expected = greedy_by_whole_passes(model, task, text_tokenizer, text, MOST[task])
+        assert ids == expected + [0] * (MOST[task] - len(expected))
+        assert log_prob < 0
+    assert stock(task)["answers"]["texts"]["log_prob"] == pytest.approx(answer["log_prob"], rel=1e-4)
+
+
+def test_the_whole_model_is_there_too(task, stock, writing_model):
+    inputs = {name: np.array(ids, "int32") for name, ids in stock(task)["whole"].items()}
+    expected = writing_model(task)(inputs, training=False)
+    np.testing.assert_allclose(stock(task)["answers"]["whole"]["logits"], expected, atol=1e-5)
+
+
+def test_ids_that_the_model_does_not_take_are_answered_with_the_reason(task, stock, text_tokenizer):
+    answers, last = stock(task)["answers"], text_tokenizer.vocab_size - 1
+    longest = {"translate": ROOM, "language-model": ROOM - ROOM // 2}[task]
+    assert f"token_ids must lie in 0..{last}, here they run from] [{last + 1}]" in answers["beyond"]["message"]
+    assert f"token_ids may have at most {longest} columns, here they have] [24]" in answers["too_long"]["message"]
+    assert {answers[name]["status"] for name in ("beyond", "too_long")} == {"InvalidArgumentError"}
+
+
+def test_the_signatures_are_those_of_the_golden_file(task, stock):
+    golden = json.loads((HERE / "golden_writing_signatures.json").read_text())
+    assert stock(task)["signatures"] == golden["saved_model " + task]
+
+
+def test_there_are_only_core_operators_and_each_weight_is_stored_once(task, served_writer, writing_model):
+    report = served_writer(task)
+    assert {"HashTableV2", "While", "TensorScatterUpdate", "UnicodeTranscode"} <= set(report.operators)
+    assert [name for name in report.operators if name.startswith(("Xla", "TFText", "Fast", "PyFunc"))] == []
+    weights = sum(int(np.prod(weight.shape)) * 4 for weight in writing_model(task).weights)
+    stored = (Path(report.path) / "variables" / "variables.data-00000-of-00001").stat().st_size
+    assert weights <= stored < 1.05 * weights
+    assert report.bytes == size_on_disk(report.path)
+    assert (report.top1_agreement, report.same_texts, report.texts) == (1.0, 1.0, len(TEXTS))
+    assert report.max_abs_logit_error < 1e-5
+
+
+def test_it_is_asked_by_its_path_as_any_form_is(task, served_writer, keras_writer):
+    writer = generation.load(Path(served_writer(task).path).parent)
+    assert (writer.task, writer.max_length) == (task, ROOM)
+    assert writer.write(TEXTS * 4) == keras_writer.write(TEXTS) * 4
+    for decoding in (Decoding(beam=2), Decoding(temperature=0.7), Decoding(max_tokens=5)):
+        with pytest.raises(UserError, match="a SavedModel writes greedily and as many tokens as was decided"):
+            writer.write(["a"], decoding)
+    if task == "translate":
+        with pytest.raises(UserError, match="a model for 'translate' foresees no text by itself"):
+            writer.log_likelihood(TEXTS)
+    else:
+        expected = keras_writer.log_likelihood(TEXTS)
+        assert writer.log_likelihood(TEXTS) == (pytest.approx(expected.negative, rel=1e-5), expected.tokens)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (lambda small: small, "the tokenizer is WordPiece, which doesn't keep where spaces were"),
+        (
+            lambda _: Tokenizer(models.BPE()),
+            r"of kind BPE, .* \(byte-level BPE and unigram can't yet\)\. Train with one",
+        ),
+        (lambda _: Tokenizer(models.Unigram()), "the tokenizer is of kind Unigram, and only WordPiece and Reversible"),
+    ],
+)
+def test_a_vocabulary_that_cannot_run_in_the_graph_is_refused(
+    writing_model, writing_parts, small_tokenizer, tmp_path, kind, message
+):
+    parts = {**writing_parts("translate"), "tokenizer": kind(small_tokenizer)}
+    with pytest.raises(UserError, match=message):
+        saved_model_writer(writing_model("translate"), tmp_path / "m", **parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_in_the_graph_that_reads_otherwise_is_found(writing_model, writing_parts, tmp_path, monkeypatch):
+    whole = writing_signatures.tokenizer_in_graph
+    monkeypatch.setattr(writing_signatures, "tokenizer_in_graph", lambda tokenizer, _: whole(tokenizer, 5))
+    parts = {**writing_parts("language-model"), "examples": TEXTS[:2]}
+    with pytest.raises(ParityError, match=r"would answer text 0 with '.*' and not '.*Nothing was written"):
+        saved_model_writer(writing_model("language-model"), tmp_path / "m", **parts)
+    assert not (tmp_path / "m" / "1").exists()
+
+
+def test_a_folder_of_another_task_is_named(served_writer, small_saved_model):
+    from keras_transformer import serving
+
+    with pytest.raises(ModelFileError, match="was trained for 'language-model', and it takes 'classify' to find"):
+        serving.load(Path(served_writer("language-model").path).parent)
+    with pytest.raises(ModelFileError, match="was trained for 'classify', and it takes 'translate' or"):
+        generation.load(small_saved_model)
