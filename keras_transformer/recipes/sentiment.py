@@ -127,50 +127,54 @@ def write_data(folder: Path | str) -> dict[str, int]:
 
 
 def _train_all(minilm: Path, tokenizer: WordPiece, data: Encoded, run: Run, tell: Tell) -> dict[str, TextClassifier]:
-    """The teacher, and one small model trained twice, without it and with it; all in float32.
-
-    On the labels alone it starts from MiniLM's layers, as somebody starts who has no teacher; distilled, from the
-    teacher's.
-    """
+    """The teacher, and the student of one start trained twice; all in float32."""
     policy = fastest_policy()
     tell(f"Teacher: MiniLM, fine-tuned on {len(data.train)} labelled texts")
     teacher = TextClassifier.from_pretrained(minilm, len(CLASS_NAMES), dropout=DROPOUT, name="teacher", dtype=policy)
-    every = [*data.train, *data.unlabelled]
-    alone = _cut(teacher, every, tokenizer, policy, LABELS_ONLY)
+    untrained = teacher.get_weights()
     labelled = Batches(data.train, data.train_labels, batch_size=TEACHER.batch_size, seed=run.seed)
     for layer in FROZEN:
         teacher.get_layer(layer).trainable = False
     fit_on_labels(teacher, labelled, TEACHER, title="teacher", run=run)
 
+    every = [*data.train, *data.unlabelled]
     tell(f"Asking the teacher about {len(every)} texts, {len(data.unlabelled)} of them unlabelled")
     every_label = np.concatenate([data.train_labels, np.full(len(data.unlabelled), UNLABELLED, dtype="int32")])
     answers = record_answers(teacher, every)
     answered = Batches(every, every_label, answers, batch_size=STUDENT.batch_size, seed=run.seed)
 
+    distilled = _cut(minilm, untrained, every, tokenizer, policy)
+    alone = TextClassifier.from_config({**distilled.get_config(), "name": LABELS_ONLY})
+    alone.set_weights(distilled.get_weights())
     # One budget for both: as many steps of as many texts, at the same rate.
     steps = min(STUDENT_STEPS, STUDENT.epochs * answered.steps_per_epoch)  # fewer in a quick run
     labelled = Batches(data.train, data.train_labels, batch_size=STUDENT.batch_size, seed=run.seed)
     tell(f"Student, {alone.count_params():,} weights, on the labels alone: {steps} steps")
     fit_on_labels(alone, labelled, STUDENT, title="labels only", run=run, steps=steps)
-    tell(f"Student of the same sizes, cut out of the teacher and distilled from it: {steps} steps")
-    distilled = _cut(teacher, every, tokenizer, policy, DISTILLED)
+    tell(f"Student of the same start, distilled from the teacher: {steps} steps")
     fit_on_teacher(distilled, answered, STUDENT, SOFT, title="distilled", run=run, steps=steps)
     return {model.name: with_policy(model, SINGLE) for model in (teacher, alone, distilled)}
 
 
 def _cut(
-    source: TextClassifier, token_ids: Sequence[Sequence[int]], tokenizer: WordPiece, policy: str, name: str
+    minilm: Path,
+    weights: list[np.ndarray],
+    token_ids: Sequence[Sequence[int]],
+    tokenizer: WordPiece,
+    policy: str,
 ) -> TextClassifier:
-    """The start of a student, out of `source` as it is now."""
+    """The student's start: cut out of MiniLM as it was before the teacher was trained."""
+    source = TextClassifier.from_pretrained(minilm, len(CLASS_NAMES))
+    source.set_weights(weights)
     return cut_student(
-        with_policy(source, SINGLE),
+        source,
         PLAN,
         token_ids,
         always=(tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id, tokenizer.end_id),
         max_length=MAX_LENGTH,
         dropout=DROPOUT,
         dtype=policy,
-        name=name,
+        name=DISTILLED,
     )
 
 
