@@ -8,19 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
-from writing_models import ROOM, TEXTS, greedy_by_whole_passes
+from typer.testing import CliRunner
+from writing_models import MOST, ROOM, TEXTS
 
 from keras_transformer import generation
 from keras_transformer.checks import UserError
+from keras_transformer.cli import app
 from keras_transformer.export import ParityError, saved_model_writer, writing_signatures
 from keras_transformer.files import ModelFileError, size_on_disk
 from keras_transformer.generation import Decoding
 from keras_transformer.keras_writers import Continuer, Translator
+from keras_transformer.scores import translation_scores
 
 HERE = Path(__file__).parent
 TASKS = ["translate", "language-model"]
 NASTY = ["", " \t ", "dull\x00dull", "\u0645\u0645\u062a\u0639", "▁ [END] ﷺ", "warm " * 100]
-MOST = {"translate": ROOM, "language-model": ROOM // 2}
 
 
 @pytest.fixture(params=TASKS)
@@ -35,15 +37,14 @@ def keras_writer(task, writing_model, text_tokenizer):
 
 
 @pytest.fixture(scope="module")
-def stock(served_writer, writing_model, text_tokenizer, tmp_path_factory):
+def stock(served_writer, greedy_loop, text_tokenizer, tmp_path_factory):
     """A function: task -> what the stock loader says of the SavedModel, in a process without Keras and without us."""
     found = {}
 
     def ask(task):
         if task in found:
             return found[task]
-        read = [greedy_by_whole_passes(writing_model(task), task, text_tokenizer, text, 1)[0] for text in TEXTS]
-        read = [ids[-(ROOM - MOST[task]) :] if task == "language-model" else ids for ids in read]
+        read = [greedy_loop(task)[0].read(text) for text in TEXTS]
         whole = {"source_ids": [[5, 9]], "target_ids": [[1, 7]]} if task == "translate" else {"token_ids": [[5, 9]]}
         requests = {
             "texts": {"signature": "serving_default", "inputs": {"text": TEXTS}},
@@ -75,12 +76,15 @@ def test_strings_come_out_as_keras_writes_them_where_neither_keras_nor_we_can_be
     assert found["compiled"] == []
 
 
-def test_ids_are_the_greedy_ones_with_their_probability(task, stock, writing_model, text_tokenizer):
-    answer, model = stock(task)["answers"]["ids"], writing_model(task)
-    for text, ids, log_prob in zip(TEXTS, answer["token_ids"], answer["log_prob"], strict=True):
-        _, expected = greedy_by_whole_passes(model, task, text_tokenizer, text, MOST[task])
-        assert ids == expected + [0] * (MOST[task] - len(expected))
-        assert log_prob < 0
+def test_ids_are_the_greedy_ones_with_their_probability(task, stock, greedy_loop):
+    answer, (loop, every) = stock(task)["answers"]["ids"], greedy_loop(task)
+    assert answer["token_ids"] == [ids + [0] * (MOST[task] - len(ids)) for ids in every]
+    for text, ids, log_prob in list(zip(TEXTS, every, answer["log_prob"], strict=True))[:3]:
+        total = 0.0
+        for place, token in enumerate(ids):
+            logits = loop.logits(loop.read(text), ids[:place]).astype(float)
+            total += logits[token] - np.log(np.exp(logits).sum())
+        assert log_prob == pytest.approx(total, rel=1e-4)
     assert stock(task)["answers"]["texts"]["log_prob"] == pytest.approx(answer["log_prob"], rel=1e-4)
 
 
@@ -128,6 +132,21 @@ def test_it_is_asked_by_its_path_as_any_form_is(task, served_writer, keras_write
     else:
         expected = keras_writer.log_likelihood(TEXTS)
         assert writer.log_likelihood(TEXTS) == (pytest.approx(expected.negative, rel=1e-5), expected.tokens)
+
+
+def test_the_commands_take_the_folder(served_writer, keras_writer, task, tmp_path):
+    folder, data = str(Path(served_writer(task).path).parent), tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": text, "source": text, "target": "a"}) + "\n" for text in TEXTS))
+    asked = CliRunner().invoke(app, ["generate", folder, *TEXTS, "--json"])
+    outputs = [one["output"] for one in json.loads(asked.stdout)["outputs"]]
+    assert outputs == keras_writer.write(TEXTS)
+    scored = json.loads(CliRunner().invoke(app, ["evaluate", folder, "--data", str(data), "--json"]).stdout)
+    if task == "translate":
+        assert scored["bleu"] == translation_scores(outputs, ["a"] * len(TEXTS)).bleu
+    else:
+        found = keras_writer.log_likelihood(TEXTS)
+        assert scored["perplexity"] == pytest.approx(np.exp(found.negative / found.tokens), rel=1e-4)
+    assert scored["n"] == len(TEXTS)
 
 
 @pytest.mark.parametrize(
