@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from writing_models import ROOM, TEXTS, learned, made
+from writing_models import ROOM, TEXTS, GreedyLoop, learned, made
 
 GOOD = ["warm", "funny", "sharp", "lovely", "bright", "tender"]
 BAD = ["dull", "slow", "clumsy", "loud", "empty", "bitter"]
@@ -125,6 +125,20 @@ def writing_model(text_tokenizer):
         return models[task]
 
     return model
+
+
+@pytest.fixture(scope="session")
+def greedy_loop(writing_model, text_tokenizer):
+    """A function: task -> what such a model reads and writes, by passes over the whole, and its ids for all texts."""
+    loops = {}
+
+    def loop(task):
+        if task not in loops:
+            found = GreedyLoop(writing_model(task), task, text_tokenizer)
+            loops[task] = found, [found.written(text) for text in TEXTS]
+        return loops[task]
+
+    return loop
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Run in a process of its own: load a SavedModel as TensorFlow Serving does, where Keras and we can't be imported.
 
-Usage: stock_loader.py FOLDER REQUESTS.json; prints one JSON object. It imports nothing of this project.
+Usage: stock_loader.py FOLDER REQUESTS.json [FOLDER REQUESTS.json ...]; prints one JSON object a line for each folder.
+It imports nothing of this project.
 """
 
 import importlib.machinery
@@ -82,5 +83,6 @@ if __name__ == "__main__":
     import numpy
     import tensorflow
 
-    with open(sys.argv[2], encoding="utf-8") as file:
-        print(json.dumps(main(sys.argv[1], json.load(file))))
+    for folder, requests in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        with open(requests, encoding="utf-8") as file:
+            print(json.dumps(main(folder, json.load(file))))
