@@ -83,7 +83,8 @@ class DecoderLayer(keras.layers.Layer):
         }
         self.attention = MultiHeadAttention(model_dim, num_heads, dropout, name="attention", **heads)
         self.attention_norm = layer_norm("attention_norm", epsilon, policy)
-        self.cross_attention, self.cross_norm = None, None
+        self.cross_attention: Any = None
+        self.cross_norm: Any = None
         if cross_attention:
             self.cross_attention = MultiHeadAttention(model_dim, num_heads, dropout, name="cross_attention", **heads)
             self.cross_norm = layer_norm("cross_attention_norm", epsilon, policy)
@@ -139,7 +140,12 @@ class DecoderLayer(keras.layers.Layer):
         return DecoderOutputs(hidden, attended.attention, *attended[2:], cross_weights)
 
     def remember(self, memory: Tensor) -> KeyValues:
-        """Keys and values of a memory (B, S, D) for the cross-attention: computed once, for all tokens to come."""
+        """Keys and values of a memory (B, S, D) for the cross-attention: computed once, for all tokens to come.
+
+        Raises:
+            ValueError: if the layer has no cross-attention.
+        """
+        self._check_memory(memory)
         return self.cross_attention.project_memory(memory)
 
     def extend(

@@ -87,9 +87,11 @@ class LearnedPositions(keras.layers.Layer):
 
     def call(self, x: Tensor, *, start: int | Tensor = 0) -> Tensor:
         """Add rows start, start + 1, ... of the table to x (B, T, D); `start` is a scalar or (B,)."""
-        if not isinstance(start, Integral):
-            position = ops.expand_dims(start, -1) + ops.arange(ops.shape(x)[1], dtype=start.dtype)  # (B, T)
-            return x + ops.cast(ops.take(self.table, position, axis=0), self.compute_dtype)  # (B, T, D)
+        rows = self._rows(x, int(start)) if isinstance(start, Integral) else self._rows_from(x, start)
+        return x + ops.cast(rows, self.compute_dtype)
+
+    def _rows(self, x: Tensor, start: int) -> Tensor:
+        """(T, D), the same for each row of the batch."""
         if start < 0:
             raise ValueError(f"start={start} must be at least 0, the first row of the table. Use for example start=0.")
         length = x.shape[1]
@@ -100,8 +102,12 @@ class LearnedPositions(keras.layers.Layer):
                 f"or build the layer with max_length={start + length}."
             )
         # Unlike table[start:stop], `ops.slice` fails beyond the table; one row too few would be broadcast.
-        rows = ops.slice(self.table, (start, 0), (ops.shape(x)[1], x.shape[-1]))  # (T, D)
-        return x + ops.cast(rows, self.compute_dtype)
+        return ops.slice(self.table, (start, 0), (ops.shape(x)[1], x.shape[-1]))
+
+    def _rows_from(self, x: Tensor, start: Tensor) -> Tensor:
+        """(T, D), or (B, T, D) for a `start` (B,)."""
+        position = ops.expand_dims(start, -1) + ops.arange(ops.shape(x)[1], dtype=start.dtype)  # (T,) or (B, T)
+        return ops.take(self.table, position, axis=0)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

@@ -106,8 +106,8 @@ class Seq2Seq(keras.Model):
         fraction("dropout", dropout)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         sizes = (model_dim, num_heads, inner_dim)
-        options = {"dropout": dropout, "activation": activation, "norm_first": norm_first, "epsilon": epsilon}
-        options |= {"head_dim": head_dim, "dtype": policy}
+        parts = {"dropout": dropout, "activation": activation, "norm_first": norm_first, "epsilon": epsilon}
+        options: dict[str, Any] = {**parts, "head_dim": head_dim, "dtype": policy}
         encoder_layers = tuple(EncoderLayer(*sizes, name=f"encoder_{index}", **options) for index in range(num_layers))
         options |= {"num_key_value_heads": num_key_value_heads, "cross_attention": True}
         decoder = tuple(DecoderLayer(*sizes, name=f"decoder_{index}", **options) for index in range(num_decoder_layers))

@@ -246,3 +246,5 @@ def test_a_memory_that_is_missing_or_of_no_use_is_refused():
         decoder(DecoderLayer, cross_attention=True)(x)
     with pytest.raises(ValueError, match=r"cross_attention=False and was given a memory\. Pass none, or build .*=True"):
         decoder(DecoderLayer)(x, x)
+    with pytest.raises(ValueError, match="cross_attention=False and was given a memory"):
+        decoder(DecoderLayer).remember(x)

@@ -13,14 +13,13 @@ from keras_transformer.models.decoding import beam, greedy, sample, speculative
 VOCAB, START, MAX_TOKENS, DRAFTED = 13, 2, 7, 2
 SIZE = {"model_dim": 12, "num_heads": 6, "inner_dim": 11, "dropout": 0.0}
 IDS = np.array([[5, 12, 8, 1], [7, 0, 0, 0], [11, 4, 0, 0], [9, 6, 10, 0]], "int32")
-NEVER_PADDING = -1e4 * np.eye(VOCAB, dtype="float32")[0]
 
 
 class Whole:
     """A model without its cache, asked for log p of the next id after a text: what the oracles of decoding take."""
 
-    def __init__(self, model, source=None):
-        self.bias, self.source = NEVER_PADDING, source
+    def __init__(self, model, bias, source=None):
+        self.bias, self.source = bias, source
         spec = tf.TensorSpec((None, None), tf.int32)
         if source is not None:
             spec = {"source_ids": spec, "target_ids": spec}
@@ -29,17 +28,24 @@ class Whole:
     def log_probs(self, tokens):
         ids = np.array([tokens], "int32")
         inputs = ids if self.source is None else {"source_ids": self.source[None], "target_ids": ids}
-        logits = self.run(inputs)[0, -1].numpy().astype("float64") + NEVER_PADDING
+        logits = self.run(inputs)[0, -1].numpy().astype("float64") + self.bias
         return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
 
 class Generating:
-    """A model, what starts each row of it, and `Whole` of each row."""
+    """A model, what starts each row of it, and `Whole` of each row.
+
+    A bias takes away what random weights say whatever they read, so that texts differ, and padding is never written.
+    """
 
     def __init__(self, kind, num_layers, seed, scale=0.6, **options):
         self.model = randomise(kind(VOCAB, num_layers, **SIZE, **options), seed=seed, scale=scale)
         self.translates = kind is Seq2Seq
-        self.rows = [Whole(self.model, ids if self.translates else None) for ids in IDS]
+        read = np.random.default_rng(seed).integers(1, VOCAB, (31, 5))
+        inputs = {"source_ids": read, "target_ids": read[::-1]} if self.translates else read
+        self.bias = -np.mean(self.model(inputs), axis=(0, 1))
+        self.bias[0] = -1e4
+        self.rows = [Whole(self.model, self.bias, ids if self.translates else None) for ids in IDS]
         self.prompts = [[START] if self.translates else ids[ids != 0].tolist() for ids in IDS]
         self.limits = {"end_id": self.end_id(), "max_tokens": MAX_TOKENS}
 
@@ -51,15 +57,15 @@ class Generating:
     def prompt(self, ids, more=0):
         room = MAX_TOKENS + more + (1 if self.translates else IDS.shape[1])
         prompted = self.model.prompt(ids, room, START) if self.translates else self.model.prompt(ids, room)
-        return prompted._replace(logits=prompted.logits + NEVER_PADDING)
+        return prompted._replace(logits=prompted.logits + self.bias)
 
     def extend(self, token_ids, state):
         logits, state = self.model.extend(token_ids, state)
-        return logits + NEVER_PADDING, state
+        return logits + self.bias, state
 
     def step(self, token_ids, state):
         logits, state = self.model.step(token_ids, state)
-        return logits + NEVER_PADDING, state
+        return logits + self.bias, state
 
 
 def run(function):
