@@ -1,12 +1,15 @@
 """Score a model in any form on texts with known answers. Imports no TensorFlow: the model does, if it needs to."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from keras_transformer.checks import UserError, positive_integer
+from keras_transformer.data.spaceless_scripts import bleu_tokenizer
 from keras_transformer.data.text import Pairs, Table, label_ids
+from keras_transformer.data.text_pieces import normalized
 from keras_transformer.files import ModelFileError
 from keras_transformer.generation import GREEDY, Decoding, Progress, Writer
 from keras_transformer.scores import TranslationScores, perplexities, translation_scores
@@ -17,11 +20,15 @@ if TYPE_CHECKING:
 
 
 class LanguageScores(NamedTuple):
-    """How well a language model foresees texts; 1 is certainty. Tokens are the model's, words and bytes anyone's."""
+    """How well a language model foresees texts; 1 is certainty. Tokens are the model's, words and bytes anyone's.
 
-    perplexity: float  # per token: exp(-log p / tokens), the end of each text being one
-    perplexity_word: float  # per word, as white space separates them
-    perplexity_byte: float  # per byte of UTF-8
+    Words and bytes are those of the texts as the model reads them, `text_pieces.normalized`: white space that it
+    needn't foresee counts for nothing. None = more than a number can hold, as per "word" of texts without spaces.
+    """
+
+    perplexity: float | None  # per token: exp(-log p / tokens), the end of each text being one
+    perplexity_word: float | None  # per word, as white space separates them
+    perplexity_byte: float | None  # per byte of UTF-8
     bits_per_byte: float
     n: int  # number of texts
 
@@ -79,7 +86,9 @@ def evaluate_translations(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> TranslationScores:
-    """BLEU and chrF of what `writer` makes of the sources, against the targets.
+    """BLEU and chrF of what `writer` makes of the sources, against the targets, as texts.
+
+    BLEU counts words, or characters where the targets' script has no spaces: `bleu_tokenizer`.
 
     Args:
         writer: what `generation.load` gave for a translator.
@@ -102,7 +111,7 @@ def evaluate_translations(
             translations[row] = translation
         if progress is not None:
             progress(len(rows))
-    return translation_scores(translations, pairs.targets)
+    return translation_scores(translations, pairs.targets, bleu_tokenizer(pairs.targets))
 
 
 def evaluate_language(writer: Writer, texts: Sequence[str], progress: Progress | None = None) -> LanguageScores:
@@ -116,8 +125,9 @@ def evaluate_language(writer: Writer, texts: Sequence[str], progress: Progress |
         raise ModelFileError(
             "the model answers with NaN, so its weights are damaged. Train again, or take an older file."
         )
-    each = perplexities(found.negative, found.tokens, texts)
-    return LanguageScores(each.token, each.word, each.byte, each.bits_per_byte, len(texts))
+    each = perplexities(found.negative, found.tokens, [normalized(text) for text in texts])
+    token, word, byte = (value if math.isfinite(value) else None for value in (each.token, each.word, each.byte))
+    return LanguageScores(token, word, byte, each.bits_per_byte, len(texts))
 
 
 def require_sacrebleu() -> None:

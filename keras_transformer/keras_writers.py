@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_transformer.checks import UserError
 from keras_transformer.data.epochs import rounded_up
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
+from keras_transformer.data.translation_room import translation_room
 from keras_transformer.generation import GREEDY, Decoding, LogLikelihood, Progress
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models import CausalLM, Prompted, Seq2Seq
@@ -18,7 +19,7 @@ from keras_transformer.models.decoding import Step, beam, gather_rows, greedy, s
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 from keras_transformer.training.token_losses import token_cross_entropy
 
-MOST_ROWS = 64  # a batch
+MOST_TEXTS, MOST_ROWS = 64, 256  # a batch: a search has a row for each of its beginnings
 MOST_SCORED_TOKENS = 4096  # a batch: each has logits over the whole vocabulary
 LENGTH_MULTIPLE = 16  # of a prompt: each length is a graph of its own
 WHOLE = 1 << 30  # a length that no text has
@@ -47,10 +48,14 @@ class Translator:
         return [self.tokenizer.decode(ids) for ids in self.translate(source_ids, decoding, first)]
 
     def translate(self, source_ids: TokenIds, decoding: Decoding = GREEDY, first: int = 0) -> list[list[int]]:
-        """Return the ids of each translation; those of one that ended within the limit have the end as their last."""
+        """Return the ids of each translation; those of one that ended within the limit have the end as their last.
+
+        Raises:
+            UserError: if more tokens are asked for than there is room for.
+        """
         graph = self._graph(replace(decoding, seed=0))
         found: list[list[int]] = [[] for _ in source_ids]
-        for rows in like_lengths(source_ids, 1 if decoding.draws else MOST_ROWS):
+        for rows in like_lengths(source_ids, texts_at_once(decoding)):
             batch = self.tokenizer.pad([source_ids[row] for row in rows])
             for row, ids in zip(rows, graph(batch, decoding.seed + first + rows[0]).numpy(), strict=True):
                 found[row] = ids[ids != 0].tolist()
@@ -63,7 +68,7 @@ class Translator:
     def _graph(self, decoding: Decoding) -> Callable[..., Tensor]:
         if decoding not in self._graphs:
             model, ends = self.model, self.tokenizer
-            most = decoding.max_tokens or self.max_length
+            most = translation_room(self.max_length, decoding.max_tokens)
 
             def translations(source_ids: Tensor, seed: Tensor) -> Tensor:
                 prompted = model.prompt(source_ids, most, ends.start_id)
@@ -110,7 +115,7 @@ class Continuer:
         # A text begins where another one ended.
         prompts = [[self.tokenizer.end_id, *ids][-longest:] for ids in whole]
         outputs = [""] * len(texts)
-        for rows in like_lengths(prompts, 1 if decoding.draws else MOST_ROWS):
+        for rows in like_lengths(prompts, texts_at_once(decoding)):
             length = min(longest, rounded_up(max(len(prompts[row]) for row in rows), LENGTH_MULTIPLE))
             batch = self.tokenizer.pad([prompts[row] for row in rows], length)
             graph = self._graph(replace(decoding, seed=0), length)
@@ -166,6 +171,11 @@ def chosen_tokens(
         found = beam(step, prompted, width=decoding.beam or 1, reorder=_reorder, **limits)
         return found.token_ids[:, 0]
     return greedy(step, prompted, **limits).token_ids
+
+
+def texts_at_once(decoding: Decoding) -> int:
+    """How many texts share a batch; one that is drawn has a seed of its own, and so a batch."""
+    return 1 if decoding.draws else max(1, min(MOST_TEXTS, MOST_ROWS // (decoding.beam or 1)))
 
 
 def like_lengths(token_ids: TokenIds, most: int) -> Iterator[list[int]]:

@@ -44,9 +44,15 @@ def continuer(tokenizer):
 
 
 def sharpened(model):
-    """Random weights large enough that each token depends on those before."""
-    random = np.random.default_rng(4)
-    model.set_weights([random.normal(scale=0.7, size=weight.shape) for weight in model.get_weights()])
+    """Random weights large enough that each token depends on those before; biases and norms stay as they are.
+
+    A random bias of the logits would be stronger than all else, and each text the same token over and over.
+    """
+    random = np.random.default_rng(6)
+    drawn = [
+        random.normal(scale=1.5, size=weight.shape) if weight.ndim > 1 else weight for weight in model.get_weights()
+    ]
+    model.set_weights(drawn)
     return model
 
 
@@ -66,13 +72,15 @@ def translated(writer, text):
         return np.asarray(writer.model(inputs, training=False))[0, -1]
 
     start, end = writer.tokenizer.start_id, writer.tokenizer.end_id
-    return writer.tokenizer.decode(best(logits, end, LENGTH, lambda found: [start, *found]))
+    return best(logits, end, LENGTH, lambda found: [start, *found])
 
 
 def test_greedy_translations_are_those_of_whole_forward_passes(translator):
-    found = translator.write(TEXTS)
+    found = translator.translate(translator.tokenizer.encode(TEXTS, LENGTH))
     assert found == [translated(translator, text) for text in TEXTS]
-    assert len(set(found)) > 1  # each depends on its source
+    assert len(set(map(tuple, found))) == len(TEXTS)  # each depends on its source
+    assert min(map(len, found)) < LENGTH == max(map(len, found))  # one comes to an end, one is cut
+    assert translator.write(TEXTS) == [translator.tokenizer.decode(ids) for ids in found]
 
 
 @pytest.mark.parametrize("most", [1, 5, 22])
@@ -135,6 +143,19 @@ def test_more_tokens_than_the_model_has_room_for_are_refused(continuer):
         continuer.write(["a"], Decoding(max_tokens=LENGTH))
 
 
+def test_a_translation_longer_than_any_cache_is_refused(translator):
+    with pytest.raises(UserError, match=r"--max-tokens 1025: a translator writes up to 1024 .* Use 1024 or less"):
+        translator.write(["a"], Decoding(max_tokens=1025))
+
+
+@pytest.mark.parametrize(("decoding", "texts"), [({}, 64), ({"beam": 4}, 64), ({"beam": 5}, 51), ({"beam": 999}, 1)])
+def test_a_wide_search_takes_fewer_texts_at_once(decoding, texts):
+    from keras_transformer.keras_writers import texts_at_once
+
+    assert texts_at_once(Decoding(**decoding)) == texts
+    assert texts_at_once(Decoding(temperature=1.0)) == 1
+
+
 def test_the_likelihood_of_texts_is_that_of_each_token_by_itself(continuer):
     """A text longer than the model reads is cut into windows, the last token of one being the first of the next."""
     ends, texts = continuer.tokenizer, [*TEXTS, "a fine film " * 9]
@@ -179,6 +200,33 @@ def test_each_translation_is_scored_against_its_own_target():
     evaluation.evaluate_translations(writer, Pairs(sources, sources), batch_size=3, progress=counted.append)
     assert counted == [3, 3, 2]
     assert [first for _, first in writer.calls] == [0, 0, 3, 6]
+
+
+class Foresees:
+    """A language model that loses so many nats on all texts together, in so many tokens."""
+
+    def __init__(self, negative, tokens):
+        self.found = LogLikelihood(negative, tokens)
+
+    def log_likelihood(self, texts, progress=None):
+        return self.found
+
+
+def test_perplexities_are_those_of_a_hand_count():
+    """Two texts of 2 + 3 words and 6 + 14 bytes as the model reads them: white space and controls count for nothing."""
+    scores = evaluation.evaluate_language(Foresees(12.0, 8), ["  ein\t\n  Ei\x00 ", "so schön wär"])
+    assert scores.perplexity == pytest.approx(np.exp(12 / 8))
+    assert scores.perplexity_word == pytest.approx(np.exp(12 / 5))
+    assert scores.perplexity_byte == pytest.approx(np.exp(12 / (6 + 14)))
+    assert scores.bits_per_byte == pytest.approx(12 / 20 / np.log(2))
+    assert scores.n == 2
+
+
+def test_a_text_without_spaces_has_no_perplexity_per_word_that_a_number_could_hold():
+    scores = evaluation.evaluate_language(Foresees(900.0, 300), ["東" * 300])
+    assert scores.perplexity_word is None
+    assert scores.perplexity == pytest.approx(np.exp(3))
+    assert scores.perplexity_byte == pytest.approx(np.exp(1))
 
 
 def test_a_language_model_that_answers_with_nan_is_named():

@@ -7,6 +7,7 @@ import typer
 
 Size = Literal["tiny", "small", "base"]
 SIZES = "layers x width of a model from nothing: tiny 2 x 128, small 4 x 256, base 6 x 512; a translator has both twice"
+LARGEST_SEED = 2**32 - 1  # what numpy takes
 
 ModelPath = Annotated[
     Path,
@@ -42,7 +43,7 @@ SourceColumn = Annotated[str, typer.Option("--source-column", help="column of th
 TargetColumn = Annotated[str, typer.Option("--target-column", help="column of their translations")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="show no progress")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of all that is random")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="seed of all that is random")]
 
 RunFolder = Annotated[Path, typer.Option("--out", help="run folder to write", file_okay=False, show_default=False)]
 Epochs = Annotated[

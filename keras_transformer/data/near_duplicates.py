@@ -29,7 +29,7 @@ def near_duplicate_groups(sources: Sequence[str], targets: Sequence[str]) -> np.
         targets: their N translations.
     """
     parents = list(range(len(sources)))
-    first_with: dict[Hashable, int] = {}
+    first_with: dict[int, int] = {}  # by the hashes of keys: the keys themselves would take gigabytes
 
     def root(row: int) -> int:
         while parents[row] != row:
@@ -39,7 +39,7 @@ def near_duplicate_groups(sources: Sequence[str], targets: Sequence[str]) -> np.
 
     for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
         for key in _keys(essence(source), essence(target)):
-            one, other = sorted((root(row), root(first_with.setdefault(key, row))))
+            one, other = sorted((root(row), root(first_with.setdefault(hash(key), row))))
             parents[other] = one
     return np.array([root(row) for row in range(len(sources))])
 

@@ -115,7 +115,7 @@ class Job:
             labels=labels,
             task=self.given.task,
             max_length=max_length,
-            metrics={name: value for name, value in scores.items() if not isinstance(value, str)},
+            metrics={name: value for name, value in scores.items() if isinstance(value, int | float)},
             command=settings.command(self.given),
             report=result,
             examples=examples,

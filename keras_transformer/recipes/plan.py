@@ -76,30 +76,24 @@ def split(table: Table) -> Split:
 
 
 def held_out_pairs(pairs: Pairs) -> np.ndarray:
-    """(N,) bool: a tenth of the rows, 2,000 at most, that measure, and that no pair is left to train on is like.
+    """(N,) bool: a tenth of the rows, 2,000 at most, that measure, and that no pair is like that is left to train on.
 
-    See `near_duplicates`. Where nearly all pairs are alike, so that they would all fall on one side, rows are drawn.
+    See `near_duplicates`. Where nearly all pairs are alike, so that they would all fall on one side, rows are drawn,
+    and of those the ones measure whose source none left to train on has.
 
     Raises:
         UserError: if there are too few rows to keep one back.
     """
-    wanted = _enough(len(pairs), "pairs")
-    sources, targets = ([text[:COMPARED_CHARACTERS] for text in side] for side in (pairs.sources, pairs.targets))
-    chosen = held_out_groups(near_duplicate_groups(sources, targets), pairs.sources, wanted, largest=wanted)
-    return chosen if wanted / 2 <= chosen.sum() <= len(pairs) / 2 else _drawn(len(pairs), wanted)
+    return _apart(pairs.sources, pairs.targets, _enough(len(pairs), "pairs"))
 
 
 def held_out_texts(texts: Sequence[str]) -> np.ndarray:
-    """(N,) bool: a tenth of the texts, 2,000 at most, that measure, and that none left to train on is the same as.
+    """(N,) bool: the same for texts by themselves.
 
     Raises:
         UserError: if there are too few texts to keep one back.
     """
-    wanted = _enough(len(texts), "texts")
-    chosen = _drawn(len(texts), wanted)
-    trained = {text for text, measures in zip(texts, chosen, strict=True) if not measures}
-    apart = np.array([measures and text not in trained for text, measures in zip(texts, chosen, strict=True)])
-    return apart if apart.any() else chosen
+    return _apart(texts, texts, _enough(len(texts), "texts"))
 
 
 def going_on(effort: Effort) -> Effort:
@@ -216,7 +210,14 @@ def _enough(rows: int, what: str) -> int:
     return min(MOST_HELD_OUT, round(HELD_OUT_SHARE * rows)) or 1
 
 
-def _drawn(rows: int, wanted: int) -> np.ndarray:
-    chosen = np.zeros(rows, bool)
-    chosen[np.random.default_rng(rows).permutation(rows)[:wanted]] = True
-    return chosen
+def _apart(sources: Sequence[str], targets: Sequence[str], wanted: int) -> np.ndarray:
+    """(N,) bool: whole groups of near-duplicates, about `wanted` rows; drawn rows where groups are too large."""
+    compared = ([text[:COMPARED_CHARACTERS] for text in side] for side in (sources, targets))
+    groups = held_out_groups(near_duplicate_groups(*compared), sources, wanted, largest=wanted)
+    if wanted / 2 <= groups.sum() <= len(sources) / 2:
+        return groups
+    drawn = np.zeros(len(sources), bool)
+    drawn[np.random.default_rng(len(sources)).permutation(len(sources))[:wanted]] = True
+    trained = {source for source, measures in zip(sources, drawn, strict=True) if not measures}
+    apart = np.array([measures and source not in trained for source, measures in zip(sources, drawn, strict=True)])
+    return apart if apart.any() else drawn

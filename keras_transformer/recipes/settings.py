@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from keras_transformer import bundle
+from keras_transformer.checks import UserError
 from keras_transformer.data import assets
 from keras_transformer.files import sha256
 from keras_transformer.recipes.start import Tell
@@ -48,7 +49,15 @@ def begin(settings: Settings) -> Unfinished:
     """Refuse places that hold other things; return where the state of this run is kept.
 
     What must be the same for a killed run to go on: the settings, and the bytes of what they name.
+
+    Raises:
+        UserError: if the folder is the teacher's, or holds what no run wrote.
     """
+    teacher = getattr(settings, "teacher", None)
+    if teacher is not None and Path(teacher).resolve() == settings.out.resolve():
+        raise UserError(
+            f"--out {settings.out}: is the teacher's folder, and the student would replace it. Give another."
+        )
     bundle.refuse_foreign_folder(settings.out)
     own: dict[str, Any] = {name: str(value) for name, value in asdict(settings).items() if name not in ("out", "quiet")}
     own |= {f"{name}_sha256": _content(getattr(settings, name)) for name in CONTENT if hasattr(settings, name)}

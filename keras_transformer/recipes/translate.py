@@ -10,6 +10,7 @@ import numpy as np
 from keras_transformer import bundle
 from keras_transformer.checks import UserError
 from keras_transformer.data.epochs import rounded_up
+from keras_transformer.data.near_duplicates import essence
 from keras_transformer.data.pair_batches import PairBatches
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.data.saved_tokenizers import reversible_pieces
@@ -49,8 +50,9 @@ class TrainSettings(Settings):
 class DistillSettings(TrainSettings):
     """The options of `keras-transformer distill` with a translator as the teacher.
 
-    `unlabelled` has more sources, which the teacher translates; `beam` is the width of the teacher's search for what
-    the student learns from: None = 1, greedy; 0 = nothing of the teacher's own, the true targets alone.
+    `unlabelled` has more sources, which the teacher translates unless they are held back to measure; `beam` is the
+    width of the teacher's search for what the student learns from: None = 1, greedy; 0 = nothing of the teacher's own,
+    the true targets alone.
     """
 
     teacher: Path
@@ -102,7 +104,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
         model = _fresh(origin.tokenizer, SIZES[settings.size or "small"].arguments(), job.policy)
     else:
         model = with_policy(origin.older, job.policy)
-    pairs = _encoded(origin.tokenizer, training, max_length)
+    pairs = _encoded(job, origin.tokenizer, training, max_length)
     seconds = cost.BACKWARD * job.seconds(cost.pair_operations(model, *pairs.lengths))
     effort = plan.TRANSLATING if origin.older is None else plan.going_on(plan.TRANSLATING)
     schedule, kept = _afford(job, effort, model, pairs, max_length, Spent(seconds))
@@ -131,8 +133,8 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     tokenizer, most = reversible_pieces(loaded.tokenizer, settings.teacher), loaded.manifest.max_length
     both = [*training.sources, *training.targets]
     max_length = job.max_length(tokenizer, both, most, "the teacher was trained on texts of")
-    pairs = _encoded(tokenizer, training, max_length)
-    more = _more_sources(settings, tokenizer, max_length)
+    pairs = _encoded(job, tokenizer, training, max_length)
+    more = _more_sources(job, settings, tokenizer, max_length, held_out)
     keras.utils.set_random_seed(settings.seed)
     student = _fresh(tokenizer, token_start.student_size(settings.size, loaded.model), job.policy)
     job.compare_sizes(student, loaded.model)
@@ -172,7 +174,7 @@ def _read(settings: TrainSettings) -> tuple[Pairs, Pairs]:
     return some(~measures), some(measures)
 
 
-def _encoded(tokenizer: ReversibleTokenizer, pairs: Pairs, max_length: int) -> PairIds:
+def _encoded(job: Job, tokenizer: ReversibleTokenizer, pairs: Pairs, max_length: int) -> PairIds:
     """The pairs whose texts both fit into `max_length`."""
     sources, targets = (tokenizer.encode(side, max_length + 1) for side in (pairs.sources, pairs.targets))
     fits = [max(len(source), len(target)) <= max_length for source, target in zip(sources, targets, strict=True)]
@@ -180,16 +182,32 @@ def _encoded(tokenizer: ReversibleTokenizer, pairs: Pairs, max_length: int) -> P
         raise UserError(
             f"--max-length {max_length}: each of the {len(pairs)} pairs has a longer text. Use a larger number."
         )
+    if not all(fits):
+        job.tell(
+            f"{fits.count(False)} of {len(pairs)} pairs are left out: they have a text of more than {max_length} word "
+            "pieces (--max-length)"
+        )
     return PairIds(sources, targets).rows(np.flatnonzero(fits))
 
 
-def _more_sources(settings: DistillSettings, tokenizer: ReversibleTokenizer, max_length: int) -> list[list[int]]:
+def _more_sources(
+    job: Job, settings: DistillSettings, tokenizer: ReversibleTokenizer, max_length: int, held_out: Pairs
+) -> list[list[int]]:
+    """The ids of the sources that the teacher alone translates: those that fit, and that no pair held back has."""
     if settings.unlabelled is None:
         return []
     if settings.beam == 0:
         raise UserError("--beam 0 with --unlabelled: nobody would translate those texts. Leave one of them out.")
     texts = read_table(settings.unlabelled, settings.source_column, None).texts
-    return [ids for ids in tokenizer.encode(texts, max_length + 1) if len(ids) <= max_length]
+    measured = {essence(source) for source in held_out.sources}
+    apart = [text for text in texts if essence(text) not in measured]
+    fitting = [ids for ids in tokenizer.encode(apart, max_length + 1) if len(ids) <= max_length]
+    if len(fitting) < len(texts):
+        job.tell(
+            f"{settings.unlabelled}: {len(texts) - len(apart)} texts are left out because they are held back to "
+            f"measure, {len(apart) - len(fitting)} because they are longer than {max_length} word pieces"
+        )
+    return fitting
 
 
 def _fresh(tokenizer: ReversibleTokenizer, size: dict[str, Any], policy: str) -> Seq2Seq:

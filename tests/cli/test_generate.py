@@ -105,6 +105,14 @@ def test_nothing_of_something_is_refused(folders, option):
     assert "greater than or equal to 1" in result.stderr
 
 
+@pytest.mark.parametrize("command", [("generate", "x"), ("train", "translate", "--data", __file__, "--out", "x")])
+def test_a_seed_that_no_generator_takes_is_refused(folders, command):
+    folder = [folders[0]] if command[0] == "generate" else []
+    result = run(command[0], *folder, *command[1:], "--seed", 2**32)
+    assert result.exit_code == 2
+    assert "less than or equal to 4294967295" in result.stderr
+
+
 def test_a_model_of_another_task_is_refused_by_each_command(folders, small_bundle, tmp_path):
     with pytest.raises(ModelFileError, match="was trained for 'classify', and it takes 'translate' or"):
         run("generate", small_bundle, "fine")

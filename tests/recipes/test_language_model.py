@@ -1,5 +1,6 @@
 """A user's own texts through train and distil of a language model, on a small language and the smallest sizes."""
 
+import numpy as np
 import pytest
 from sentences import sentence_pairs, write_columns
 
@@ -10,6 +11,7 @@ from keras_transformer.recipes import language_model
 from keras_transformer.recipes.language_model import DistillSettings, TrainSettings, distill, train
 
 ROWS = 90
+HELD_OUT = 10  # 9 would be a tenth, but whole groups of sentences that are alike are held back
 SMALL_STEPS = {"batch_size": 1, "learning_rate": 3e-3}
 
 
@@ -41,7 +43,7 @@ def teacher(files):
 def test_train_writes_a_run_folder_whose_model_scores_what_was_told(teacher):
     out, told = teacher
     loaded = bundle.load(out, task="language-model")
-    assert (told["n"], told["epochs"], told["rows"]) == (9, 6, ROWS - 9)
+    assert (told["n"], told["epochs"], told["rows"]) == (HELD_OUT, 6, ROWS - HELD_OUT)
     assert loaded.manifest.max_length == loaded.model.max_length == 128
     assert 1 < told["perplexity"] < 0.5 * loaded.tokenizer.vocab_size  # it has learned something
     again = evaluate_language(generation.load(out), loaded.examples)
@@ -59,6 +61,20 @@ def test_distill_writes_a_smaller_model_that_learned_too(files, teacher, tmp_pat
     assert told["perplexity"] < 0.6 * small.tokenizer.vocab_size
 
 
+def test_texts_without_spaces_are_trained_on_and_measured(tmp_path):
+    """A line of 400 characters is one word, whose perplexity is beyond any number."""
+    signs = "東京都日本語今天看见一座很大的房子"
+    random = np.random.default_rng(5)
+    lines = ["".join(random.choice(list(signs), 400)) for _ in range(5)]
+    write_columns(tmp_path / "lines.csv", verse=lines)
+    given = settings(tmp_path, tmp_path / "lm", data=tmp_path / "lines.csv", size="tiny", epochs=1)
+    told = train(TrainSettings(**given))
+    manifest = bundle.read(tmp_path / "lm").manifest
+    assert told["perplexity_word"] is None
+    assert "perplexity_word" not in manifest.metrics
+    assert manifest.metrics["perplexity"] == told["perplexity"] > 1
+
+
 def test_minutes_cut_the_work_and_the_message_says_so(files, tmp_path, monkeypatch, capsys):
     def stop(*_, **__):
         raise InterruptedError
@@ -67,8 +83,8 @@ def test_minutes_cut_the_work_and_the_message_says_so(files, tmp_path, monkeypat
     with pytest.raises(InterruptedError):
         train(TrainSettings(**settings(files, tmp_path / "short", size="tiny", minutes=1e-5, quiet=False)))
     said = capsys.readouterr().err
-    assert "of 81 texts, in rows of 128 word pieces, 1 epochs" in said
-    assert not said.startswith("81 of")
+    assert f"of {ROWS - HELD_OUT} texts, in rows of 128 word pieces, 1 epochs" in said
+    assert not said.startswith(f"{ROWS - HELD_OUT} of")
 
 
 def test_an_older_run_folder_is_a_start_of_its_own_length(files, teacher, tmp_path):

@@ -17,6 +17,7 @@ from keras_transformer.recipes.translate import DistillSettings, TrainSettings, 
 from keras_transformer.training import checkpoints
 
 ROWS, MORE = 110, 13
+HELD_OUT = 14  # 11 would be a tenth, but whole groups of sentences that are alike are held back
 STUDENT = {"epochs": 2, "beam": 2}
 
 
@@ -48,13 +49,13 @@ def student_settings(files, teacher, out, **changes):
 def test_train_writes_a_run_folder_whose_model_scores_what_was_told(files, teacher):
     out, told = teacher
     loaded = bundle.load(out, task="translate")
-    assert (told["n"], told["epochs"], told["rows"]) == (11, 2, ROWS - 11)
+    assert (told["n"], told["epochs"], told["rows"]) == (HELD_OUT, 2, ROWS - HELD_OUT)
     assert {name: loaded.manifest.metrics[name] for name in ("bleu", "chrf", "n")} == {
         name: told[name] for name in ("bleu", "chrf", "n")
     }
     assert loaded.labels == []
     truth = dict(sentence_pairs(ROWS))
-    assert len(set(loaded.examples)) == 11
+    assert len(set(loaded.examples)) == HELD_OUT
     held_out = Pairs(loaded.examples, [truth[text] for text in loaded.examples])
     assert evaluate_translations(generation.load(out), held_out)._asdict().items() <= told.items()
     assert sorted(path.name for path in out.parent.iterdir()) == ["teacher"]
@@ -86,7 +87,7 @@ def test_distill_writes_a_smaller_model_of_the_same_vocabulary(teacher, student)
     assert (small.model.num_layers, small.model.num_decoder_layers, small.model.model_dim) == (1, 1, 64)
     assert small.model.count_params() < big.model.count_params() / 2
     assert told["teacher_bleu"] == pytest.approx(teacher[1]["bleu"])
-    assert told["rows"] == ROWS - 11 + MORE
+    assert told["rows"] == ROWS - HELD_OUT + MORE
     assert not out.with_name("student.partial").exists()
 
 
@@ -132,13 +133,32 @@ def test_a_student_sees_each_source_with_its_true_target_and_with_the_teachers(
         with pytest.raises(StoppedError):
             distill(student_settings(files, teacher, tmp_path / f"student{beam}", beam=beam))
         seen[beam] = shown(fitted["batches"])
-    assert len(seen[0]) == ROWS - 11
+    assert len(seen[0]) == ROWS - HELD_OUT
     pairs = zip(*(tokenizer.encode(side, 99) for side in zip(*sentence_pairs(ROWS), strict=True)), strict=True)
     truth = {tuple(source): tuple(target) for source, target in pairs}
     assert seen[0] == sorted((source, truth[source]) for source, _ in seen[0])
     written = [(source, (*source[-2::-1], tokenizer.end_id)) for source, _ in seen[0] if sum(source) % 2]
-    assert 0 < len(written) < ROWS - 11
+    assert 0 < len(written) < ROWS - HELD_OUT
     assert seen[None] == sorted(seen[0] + written)
+
+
+def test_a_teacher_translates_no_source_that_is_held_back(files, teacher, tmp_path, fitted, monkeypatch, capsys):
+    """Among more sources are three that measure, one of them written otherwise, and one that is too long."""
+    measuring = bundle.load(teacher[0]).examples[:3]
+    new = ["the bird sings.", "a bird!"]
+    write_columns(tmp_path / "m.csv", english=[*measuring[:2], f"{measuring[2].upper()} 7 %s", *new, "a dog " * 50])
+    asked = []
+    monkeypatch.setattr(Translator, "translate", lambda self, ids, decoding: asked.extend(ids) or ids)
+    given = {"unlabelled": tmp_path / "m.csv", "quiet": False}
+    with pytest.raises(StoppedError):
+        distill(student_settings(files, teacher, tmp_path / "student", **given))
+    tokenizer = bundle.load(teacher[0]).tokenizer
+    truth = [source for source, _ in sentence_pairs(ROWS)]
+    assert len(asked) == ROWS - HELD_OUT + len(new)
+    assert {tokenizer.decode(ids) for ids in asked} - set(truth) == set(new)
+    assert not {tokenizer.decode(ids) for ids in asked} & set(bundle.load(teacher[0]).examples)
+    said = "3 texts are left out because they are held back to measure, 1 because they are longer than 40 word pieces"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base", None])
@@ -174,12 +194,25 @@ def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(
     assert sorted(path.name for path in partial.iterdir()) == ["answers.json", "decision.json", "state.safetensors"]
     with pytest.raises(UserError, match=r"killed\.partial: holds the state of another run\. Give the same options"):
         distill(student_settings(files, teacher, killed, **{**given, "seed": 1}))
-    assert asked == [ROWS - 11 + MORE]
+    assert asked == [ROWS - HELD_OUT + MORE]
     distill(student_settings(files, teacher, killed, **given))
-    assert asked[1:] == [11, 11]  # the held-out texts alone, by both models
+    assert asked[1:] == [HELD_OUT, HELD_OUT]  # the held-out texts alone, by both models
     weights = (bundle.load(folder).model.get_weights() for folder in (student[0], killed))
     assert all(np.array_equal(one, two) for one, two in zip(*weights, strict=True))
     assert not partial.exists()
+
+
+def test_pairs_that_are_too_long_are_left_out_and_counted(files, tmp_path, fitted, capsys):
+    pairs = sentence_pairs(ROWS)
+    long = [("a dog " * 30, "ein Hund"), ("a cat", "eine Katze " * 30)]
+    sources, targets = zip(*pairs, *long, strict=True)
+    write_columns(tmp_path / "pairs.csv", english=sources, german=targets)
+    with pytest.raises(StoppedError):
+        train(TrainSettings(**settings(tmp_path, tmp_path / "out", size="tiny", quiet=False)))
+    seen = len(shown(fitted["batches"]))
+    said = capsys.readouterr().err
+    assert f"2 of {seen + 2} pairs are left out: they have a text of more than 40 word pieces (--max-length)" in said
+    assert f"{seen} of {seen} pairs, up to 40 word pieces" in said
 
 
 def test_an_older_run_folder_is_a_start(files, teacher, tmp_path, fitted):
@@ -196,7 +229,7 @@ def test_an_older_run_folder_is_a_start(files, teacher, tmp_path, fitted):
         ({"source_column": "german"}, "source and target are both column 'german'"),
         ({"init": "nowhere"}, "--init nowhere: is no run folder, and to 'translate' a model starts from one or"),
         ({"init": "TEACHER", "size": "tiny"}, r"--size tiny: the weights of --init .* Leave --size out"),
-        ({"max_length": 3}, "--max-length 3: each of the 99 pairs has a longer text. Use a larger number"),
+        ({"max_length": 3}, "--max-length 3: each of the 96 pairs has a longer text. Use a larger number"),
     ],
 )
 def test_a_mistake_in_the_options_is_told_and_nothing_is_written(files, teacher, tmp_path, change, message):
@@ -233,6 +266,12 @@ def test_a_student_that_cannot_be_is_refused(files, teacher, tmp_path, change, m
     with pytest.raises(UserError, match=message):
         distill(student_settings(files, teacher, tmp_path / "out", **change))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_student_never_takes_the_place_of_its_teacher(files, teacher):
+    out = teacher[0].parent / "." / teacher[0].name / ".." / teacher[0].name
+    with pytest.raises(UserError, match=r"is the teacher's folder, and the student would replace it\. Give another"):
+        distill(student_settings(files, teacher, out))
 
 
 def test_a_teacher_of_another_task_is_refused(files, small_bundle, tmp_path):
