@@ -29,7 +29,8 @@ class PairBatches(Epochs):
         end_id: what each target ends in; checked.
         seed: of the order.
         shuffle: False for evaluation and prediction.
-        length_multiple: S and T are rounded up to a multiple of this, so that few shapes have to be compiled.
+        length_multiple: S and T are rounded up to a multiple of this, so that few shapes have to be compiled; but no
+            longer than the longest text of all.
 
     Raises:
         ValueError: if there is no pair, the numbers of sources and targets differ, a source is empty, a target doesn't

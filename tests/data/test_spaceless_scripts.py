@@ -18,6 +18,7 @@ from keras_transformer.data.text import Pairs
         (["ไม่สามารถเปิดไฟล์ %s", "บ้าน"], "char"),
         (["ຂ້ອຍ", "ខ្ញុំ", "ကျွန်တော်"], "char"),
         (["The word 猫 means cat."], "13a"),
+        (["%(very_long_name_of_a_field)s %(another_long_name)s 不可用", "IP 地址"], "zh"),
         (["%d: 7"], "13a"),
     ],
 )
