@@ -128,6 +128,22 @@ def writing_model(text_tokenizer):
 
 
 @pytest.fixture(scope="session")
+def in_keras(writing_model, text_tokenizer):
+    """A function: task -> what writes with the Keras model, and keeps its graphs."""
+    from keras_transformer.keras_writers import Continuer, Translator
+
+    writers = {}
+
+    def writer(task):
+        if task not in writers:
+            make = Translator if task == "translate" else Continuer
+            writers[task] = make(writing_model(task), text_tokenizer, ROOM)
+        return writers[task]
+
+    return writer
+
+
+@pytest.fixture(scope="session")
 def greedy_loop(writing_model, text_tokenizer):
     """A function: task -> what such a model reads and writes, by passes over the whole, and its ids for all texts."""
     loops = {}

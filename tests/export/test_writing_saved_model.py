@@ -18,7 +18,6 @@ from keras_transformer.export import ParityError, saved_model_writer, serving_gr
 from keras_transformer.export.writing import prepare_writing
 from keras_transformer.files import ModelFileError, size_on_disk
 from keras_transformer.generation import Decoding
-from keras_transformer.keras_writers import Continuer, Translator
 from keras_transformer.scores import translation_scores
 
 HERE = Path(__file__).parent
@@ -32,9 +31,8 @@ def task(request):
 
 
 @pytest.fixture
-def keras_writer(task, writing_model, text_tokenizer):
-    make = Translator if task == "translate" else Continuer
-    return make(writing_model(task), text_tokenizer, ROOM)
+def keras_writer(task, in_keras):
+    return in_keras(task)
 
 
 WHOLE = {

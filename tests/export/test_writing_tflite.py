@@ -18,7 +18,6 @@ from keras_transformer.export.lite_steps import LiteSteps
 from keras_transformer.export.writing import prepare_writing, whole_logits
 from keras_transformer.files import ModelFileError, size_on_disk
 from keras_transformer.generation import Decoding
-from keras_transformer.keras_writers import Continuer, Translator
 
 HERE = Path(__file__).parent
 TASKS = ["translate", "language-model"]
@@ -36,9 +35,8 @@ def task(request):
 
 
 @pytest.fixture
-def keras_writer(task, writing_model, text_tokenizer):
-    make = Translator if task == "translate" else Continuer
-    return make(writing_model(task), text_tokenizer, ROOM)
+def keras_writer(task, in_keras):
+    return in_keras(task)
 
 
 def written_by_the_interpreter(path, read, end_id, most):
@@ -72,8 +70,10 @@ def test_texts_come_out_as_keras_writes_them(task, lite_writer, keras_writer):
     writer = generation.load(lite_writer(task).path)
     assert (writer.task, writer.max_length) == (task, ROOM)
     assert writer.write(TEXTS) == keras_writer.write(TEXTS)
-    for decoding in (Decoding(max_tokens=3), Decoding(beam=3), Decoding(top_k=1, max_tokens=7)):
-        assert writer.write(TEXTS[:4], decoding) == keras_writer.write(TEXTS[:4], decoding)
+    searched = Decoding(beam=3, max_tokens=7)
+    assert writer.write(TEXTS[:5], searched) == keras_writer.write(TEXTS[:5], searched)
+    greedy, likeliest = Decoding(max_tokens=7), Decoding(top_k=1, max_tokens=7)
+    assert writer.write(TEXTS, likeliest) == writer.write(TEXTS, greedy) != writer.write(TEXTS)
 
 
 def test_what_is_drawn_depends_on_the_seed_and_the_place_alone(task, lite_writer):
@@ -93,10 +93,10 @@ def test_a_state_may_go_on_in_two_ways(task, lite_writer):
     assert begun.state["position"] == one.state["position"] - 1
 
 
-def test_a_language_model_foresees_texts_as_keras_does(lite_writer, writing_model, text_tokenizer):
+def test_a_language_model_foresees_texts_as_keras_does(lite_writer, in_keras):
     writer, counted = generation.load(lite_writer("language-model").path), []
     found = writer.log_likelihood(TEXTS, counted.append)
-    expected = Continuer(writing_model("language-model"), text_tokenizer, ROOM).log_likelihood(TEXTS)
+    expected = in_keras("language-model").log_likelihood(TEXTS)
     assert found == (pytest.approx(expected.negative, rel=1e-5), expected.tokens)
     assert counted == [1] * len(TEXTS)
     with pytest.raises(UserError, match="a model for 'translate' foresees no text by itself"):
@@ -222,11 +222,11 @@ def test_pieces_without_their_spaces_are_refused(writing_model, writing_parts, s
         tflite_writer(writing_model("translate"), tmp_path / "m.tflite", **parts)
 
 
-def test_a_model_in_mixed_precision_is_written_in_float32(task, text_tokenizer, writing_model, writing_parts):
+def test_a_model_in_mixed_precision_is_written_in_float32(task, text_tokenizer, greedy_loop, writing_parts):
     mixed = made(task, text_tokenizer.vocab_size, dtype="mixed_bfloat16")
     found = prepare_writing(mixed, **writing_parts(task))
     assert found.writing.model.compute_dtype == "float32"
-    assert found.written == prepare_writing(writing_model(task), **writing_parts(task)).written
+    assert found.written == greedy_loop(task)[1]
 
 
 def test_a_file_of_another_task_is_named(lite_writer, small_tflite, tmp_path):
