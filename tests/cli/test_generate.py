@@ -119,8 +119,6 @@ def test_a_model_of_another_task_is_refused_by_each_command(folders, small_bundl
     for folder in folders:
         with pytest.raises(ModelFileError, match="and 'classify' is needed here"):
             run("predict", folder, "fine")
-        with pytest.raises(ModelFileError, match="and 'classify' is needed here"):
-            run("export", folder, "--format", "tflite", "--out", tmp_path / "a.tflite", "--data", data(tmp_path))
 
 
 def data(folder, **columns):

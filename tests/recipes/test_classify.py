@@ -157,7 +157,7 @@ def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(files, tmp_
 def interrupted(settings, monkeypatch):
     """Run `train` until its state is on disk and it is about to score: what a kill at that moment leaves."""
 
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

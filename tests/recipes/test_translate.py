@@ -175,6 +175,7 @@ def test_every_size_is_one_that_a_student_can_have(size, layers):
         assert arguments["inner_dim"] < Teacher.inner_dim
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(
     files, teacher, student, tmp_path, monkeypatch, asked
 ):
