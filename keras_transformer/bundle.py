@@ -1,7 +1,7 @@
 """The run folder that every command reads and writes: model, tokenizer, labels, manifest and report.
 
-A bundle is a folder with `model.keras`, `tokenizer.json`, `labels.json`, `examples.json` (texts on which exports are
-compared), `report.json`, and `manifest.json` with the sha256 of each and of itself.
+A bundle is a folder with `model.keras`, `tokenizer.json`, `labels.json` (of a classifier), `examples.json` (texts on
+which exports are compared), `report.json`, and `manifest.json` with the sha256 of each and of itself.
 """
 
 import re
@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 from keras_transformer import files
 from keras_transformer.checks import UserError, positive_integer
 from keras_transformer.files import ModelFileError
+from keras_transformer.tasks import CLASSIFY
 from keras_transformer.version import __version__
 
 if TYPE_CHECKING:
     import keras
 
+    from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
     from keras_transformer.data.tokenizer import WordPiece
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 MODEL, TOKENIZER, LABELS = "model.keras", "tokenizer.json", "labels.json"
 EXAMPLES, REPORT = "examples.json", "report.json"
-REQUIRED = (MODEL, TOKENIZER, LABELS, EXAMPLES, REPORT)
+REQUIRED = (MODEL, TOKENIZER, EXAMPLES, REPORT)  # and LABELS, of a classifier
 PROOF_ROWS, PROOF_LENGTH = 3, 32  # of token ids, with which a model that was just written is compared
 PROOF_TOLERANCE = 1e-6  # of the largest logit, or of 1
 SMALL_FILE_BYTES = 64 << 20  # the most that any file but the model may have
@@ -65,7 +67,7 @@ class Manifest:
 
     format: int
     task: str
-    max_length: int  # in word pieces, [CLS] and [SEP] included
+    max_length: int  # in word pieces, those at the ends included; of source and target each, where there are two
     parameters: int
     created: str  # ISO 8601, UTC
     command: str
@@ -80,7 +82,7 @@ class BundleInfo:
 
     folder: Path
     manifest: Manifest
-    labels: list[str]
+    labels: list[str]  # none but of a classifier
     examples: list[str]
 
     @property
@@ -95,7 +97,7 @@ class Bundle:
 
     folder: Path
     model: "keras.Model"
-    tokenizer: "WordPiece"
+    tokenizer: "WordPiece | ReversibleTokenizer"
     labels: list[str]
     examples: list[str]
     manifest: Manifest
@@ -106,7 +108,7 @@ def save(
     *,
     model: SavesItself,
     tokenizer: WritesJson,
-    labels: Sequence[str],
+    labels: Sequence[str] = (),
     task: str,
     max_length: int,
     metrics: Mapping[str, float],
@@ -122,8 +124,8 @@ def save(
         folder: where it goes; must be new, empty or an older bundle.
         model: what `model.keras` holds.
         tokenizer: what turns texts into the model's token ids.
-        labels: name of each class, in the order of the model's logits.
-        task: "classify" for now.
+        labels: name of each class, in the order of the model's logits; none but of a classifier.
+        task: one of `tasks.TASKS`.
         max_length: longest input in word pieces.
         metrics: what was measured on held-out data.
         command: what to type to make it again; error messages quote it.
@@ -134,8 +136,8 @@ def save(
         ModelFileError: if the written model can't be loaded again. Nothing is left in place then.
         ParityError: if the written model gives other logits. Nothing is left in place then either.
         UserError: if `folder` holds other things, or can't be written.
-        ValueError: for labels that aren't distinct texts, a `max_length` beyond the model's, or a number that JSON
-            can't hold.
+        ValueError: for labels that aren't distinct texts or belong to no classifier, a `max_length` beyond the
+            model's, or a number that JSON can't hold.
     """
     positive_integer("max_length", max_length)
     if max_length > _positions(model, max_length):
@@ -143,14 +145,15 @@ def save(
             f"max_length={max_length} is more than the {_positions(model, max_length)} positions that the model has. "
             f"Use max_length={_positions(model, max_length)} or less."
         )
-    _check_labels(labels)
+    _check_labels(labels, task)
     refuse_foreign_folder(folder)
     with files.staged(folder) as staging:
         staging.mkdir()
         model.save(staging / MODEL)
         (staging / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
         _prove(model, staging, max_length, folder)
-        files.write_json(staging / LABELS, list(labels))
+        if labels:
+            files.write_json(staging / LABELS, list(labels))
         files.write_json(staging / EXAMPLES, list(examples[:MOST_EXAMPLES]))
         files.write_json(staging / REPORT, dict(report or {}))
         manifest = Manifest(
@@ -162,7 +165,7 @@ def save(
             command=command,
             metrics=dict(metrics),
             versions=versions(),
-            files={name: _record(staging / name) for name in REQUIRED},
+            files={name: _record(staging / name) for name in _required(task)},
         )
         files.write_json(staging / MANIFEST, files.sealed(asdict(manifest)))
     return manifest
@@ -180,8 +183,8 @@ def read(folder: Path | str) -> BundleInfo:
         _check_length(place / name, record, manifest)
         if name != MODEL:
             _check_small(place / name)
-    labels, examples = (_read_texts(place / name, manifest) for name in (LABELS, EXAMPLES))
-    return BundleInfo(place, manifest, labels, examples)
+    labels = _read_texts(place / LABELS, manifest) if LABELS in manifest.files else []
+    return BundleInfo(place, manifest, labels, _read_texts(place / EXAMPLES, manifest))
 
 
 def load(folder: Path | str, task: str | None = None) -> Bundle:
@@ -200,14 +203,16 @@ def load(folder: Path | str, task: str | None = None) -> Bundle:
     for name, record in info.manifest.files.items():
         if files.sha256(info.folder / name) != record.sha256:
             raise _damaged(info.folder / name, "has other bytes than when it was written", info.manifest)
-    from keras_transformer.data.tokenizer import WordPiece
+    from keras_transformer.data.saved_tokenizers import tokenizer_from_json
     from keras_transformer.model_file import load_model
 
     model = load_model(info.folder / MODEL)
+    tokenizer = tokenizer_from_json((info.folder / TOKENIZER).read_text(encoding="utf-8"))
     classes = model.output_shape[-1]
-    if classes != len(info.labels):
+    named, by = (len(info.labels), LABELS) if info.labels else (tokenizer.vocab_size, TOKENIZER)
+    if classes != named:
         raise ModelFileError(
-            f"{info.folder}: the model tells {classes} classes apart, and {LABELS} names {len(info.labels)}. "
+            f"{info.folder}: the model tells {classes} classes apart, and {by} names {named}. "
             f"Make the bundle again: {info.manifest.command}"
         )
     longest = _positions(model, info.manifest.max_length)
@@ -216,7 +221,6 @@ def load(folder: Path | str, task: str | None = None) -> Bundle:
             f"{info.folder / MANIFEST}: says max_length {info.manifest.max_length}, and the model has {longest} "
             f"positions. Make the bundle again: {info.manifest.command}"
         )
-    tokenizer = WordPiece.from_json((info.folder / TOKENIZER).read_text(encoding="utf-8"))
     return Bundle(info.folder, model, tokenizer, info.labels, info.examples, info.manifest)
 
 
@@ -230,7 +234,7 @@ def refuse_foreign_folder(folder: Path | str) -> None:
         return
     if not place.is_dir():
         raise UserError(f"{folder}: is a file, and a bundle is a folder. Give another place.")
-    foreign = sorted({entry.name for entry in place.iterdir()} - {*REQUIRED, MANIFEST})
+    foreign = sorted({entry.name for entry in place.iterdir()} - {*REQUIRED, LABELS, MANIFEST})
     if foreign:
         named = ", ".join(foreign[:3]) + (" and more" if len(foreign) > 3 else "")
         raise UserError(
@@ -257,22 +261,25 @@ def _prove(model: SavesItself, staging: Path, max_length: int, folder: Path | st
     """
     import numpy as np
 
-    from keras_transformer.data.tokenizer import WordPiece
+    from keras_transformer.data.saved_tokenizers import tokenizer_from_json
     from keras_transformer.export.keras_runner import in_float32, input_length
     from keras_transformer.export.parity import compare, require_logits
     from keras_transformer.model_file import load_model
 
     try:
         written = load_model(staging / MODEL)
-        tokenizer = WordPiece.from_json((staging / TOKENIZER).read_text(encoding="utf-8"))
+        tokenizer = tokenizer_from_json((staging / TOKENIZER).read_text(encoding="utf-8"))
     except ModelFileError as error:
         reason = str(error).replace(str(staging), str(folder))
         raise ModelFileError(f"Nothing was written, since it couldn't be loaded again. {reason}") from error
-    length = input_length(written) or min(max_length, PROOF_LENGTH)
+    names = [tensor.name for tensor in written.inputs or []]
+    length = (None if len(names) > 1 else input_length(written)) or min(max_length, PROOF_LENGTH)
     vocab_size = getattr(written, "vocab_size", None) or tokenizer.vocab_size
     token_ids = np.random.default_rng(0).integers(1, vocab_size, (PROOF_ROWS, length), dtype="int32")
     token_ids[0, length // 2 + 1 :] = tokenizer.pad_id
-    before, after = (np.asarray(in_float32(one)(token_ids, training=False)) for one in (model, written))
+    rows = dict.fromkeys(names, token_ids) if len(names) > 1 else token_ids
+    logits = [np.asarray(in_float32(one)(rows, training=False)) for one in (model, written)]
+    before, after = (one.reshape(PROOF_ROWS, -1) for one in logits)  # (3, C), or (3, T * V)
     tolerance = PROOF_TOLERANCE * max(1.0, float(np.abs(before).max()))
     fix = "A layer's get_config or its saving leaves something out: mend it, or build the model of layers of ours."
     require_logits(compare(before, after), tolerance, Path(folder) / MODEL, fix)
@@ -287,7 +294,16 @@ def _record(path: Path) -> FileRecord:
     return FileRecord(files.sha256(path), path.stat().st_size)
 
 
-def _check_labels(labels: Sequence[str]) -> None:
+def _required(task: str) -> tuple[str, ...]:
+    """The files that a bundle of this task has."""
+    return (*REQUIRED, LABELS) if task == CLASSIFY else REQUIRED
+
+
+def _check_labels(labels: Sequence[str], task: str) -> None:
+    if task != CLASSIFY:
+        if labels:
+            raise ValueError(f"labels={list(labels)!r}: only a classifier has some, and task={task!r}. Leave them out.")
+        return
     texts = [label for label in labels if isinstance(label, str) and label]
     if len(labels) < 2 or len(set(texts)) < len(labels):
         raise ValueError(
@@ -320,7 +336,7 @@ def _parse_manifest(content: dict[str, Any]) -> Manifest:
     if content["format"] != FORMAT:
         raise ValueError(f"format is {content['format']!r}, and keras_transformer {__version__} reads {FORMAT}")
     records = {str(name): _parse_record(name, record) for name, record in content["files"].items()}
-    missing = sorted(set(REQUIRED) - set(records))
+    missing = sorted(set(_required(str(content["task"]))) - set(records))
     if missing:
         raise ValueError(f"'files' doesn't list {missing[0]}")
     positive_integer("max_length", content["max_length"])

@@ -48,9 +48,9 @@ def load_model(path: Path | str) -> "keras.Model":
     check_archive(path)
     import keras
 
-    from keras_transformer.models import TextClassifier  # brings our layers with it
+    from keras_transformer.models import CausalLM, Seq2Seq, TextClassifier  # brings our layers with it
 
-    ours = {"TextClassifier": TextClassifier}
+    ours = {model.__name__: model for model in (CausalLM, Seq2Seq, TextClassifier)}
     try:
         model = keras.saving.load_model(path, custom_objects=ours, compile=False, safe_mode=True)
     except UNREADABLE as error:

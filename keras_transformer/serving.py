@@ -5,25 +5,21 @@ Only the bundle and the SavedModel need TensorFlow; a `.tflite` file runs on Lit
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_transformer import files
+from keras_transformer import bundle, files, places
 from keras_transformer.checks import UserError, positive_integer
 from keras_transformer.data.tokenizer import WordPiece
 from keras_transformer.data.well_formed import well_formed
-from keras_transformer.export.attachments import Attachments, Settings, read_from_file, read_from_folder
+from keras_transformer.export.attachments import Attachments, Settings
 from keras_transformer.export.lite_runner import LiteRunner
 from keras_transformer.export.token_batches import Run, run_in_batches
 from keras_transformer.files import ModelFileError
+from keras_transformer.tasks import CLASSIFY
 
-if TYPE_CHECKING:
-    from keras_transformer.bundle import Bundle
-
-GRAPH, MANIFEST = "saved_model.pb", "manifest.json"
 BATCH_SIZE = 32
-WHAT_TO_GIVE = "Give a folder written by `train` or `distill`, or a .tflite file or SavedModel written by `export`."
 
 
 class Predictions(NamedTuple):
@@ -150,34 +146,24 @@ def load(path: Path | str, threads: int | None = None) -> Predictor:
     """
     if threads is not None:
         positive_integer("threads", threads)
-    place = Path(path)
-    if place.is_file():
-        return _load_tflite(place, threads)
-    if (place / MANIFEST).is_file():
-        return _load_bundle(place, threads)
-    version = _newest_version(place)
-    if version is not None:
-        return _load_saved_model(version, threads)
-    if place.exists():
-        raise ModelFileError(f"{path}: is neither a run folder nor a SavedModel. {WHAT_TO_GIVE}")
-    raise ModelFileError(f"{path}: there is no such file or folder. {WHAT_TO_GIVE}")
+    found = places.find(path)
+    if found.attached is None:
+        return _load_bundle(found.path, threads)
+    if found.task != CLASSIFY:
+        raise ModelFileError(
+            f"{path}: was trained for {found.task!r}, and it takes {CLASSIFY!r} to find labels. "
+            "Ask it with `keras-transformer generate`."
+        )
+    load_form = _load_tflite if found.form == places.TFLITE else _load_saved_model
+    return load_form(found.path, found.attached, threads)
 
 
-def _newest_version(folder: Path) -> Path | None:
-    if (folder / GRAPH).is_file():
-        return folder
-    numbered = [graph.parent for graph in folder.glob(f"*/{GRAPH}") if graph.parent.name.isdecimal()]
-    return max(numbered, key=lambda version: int(version.name), default=None)
-
-
-def _load_tflite(path: Path, threads: int | None) -> Predictor:
-    attached = read_from_file(path)
+def _load_tflite(path: Path, attached: Attachments, threads: int | None) -> Predictor:
     runner = LiteRunner(path, threads)
     return Predictor(runner, attached, files.size_on_disk(path), batch_size=1, fixed_length=runner.fixed_length)
 
 
-def _load_saved_model(folder: Path, threads: int | None) -> Predictor:
-    attached = read_from_folder(folder)
+def _load_saved_model(folder: Path, attached: Attachments, threads: int | None) -> Predictor:
     _set_tensorflow_threads(threads)
     import tensorflow as tf
 
@@ -186,16 +172,15 @@ def _load_saved_model(folder: Path, threads: int | None) -> Predictor:
 
 def _load_bundle(folder: Path, threads: int | None) -> Predictor:
     _set_tensorflow_threads(threads)
-    from keras_transformer import bundle
     from keras_transformer.export.keras_runner import KerasRunner
 
-    loaded = bundle.load(folder)
+    loaded = bundle.load(folder, task=CLASSIFY)
     runner = KerasRunner(loaded.model)
     size = bundle.read(folder).bytes
     return Predictor(runner, _attached(loaded), size, batch_size=BATCH_SIZE, fixed_length=runner.fixed_length)
 
 
-def _attached(loaded: "Bundle") -> Attachments:
+def _attached(loaded: bundle.Bundle) -> Attachments:
     manifest = loaded.manifest
     settings = Settings(
         task=manifest.task,

@@ -137,8 +137,8 @@ def mean_pooling(hidden, real):
     return out
 
 
-def text_classifier(token_ids, weights, num_layers, num_heads, pooling="mean", norm_first=False):
-    """The whole classifier -> logits (B, C) and a dict of what its taps should hold."""
+def encoded_text(token_ids, weights, num_layers, num_heads, norm_first=False):
+    """BERT's trunk -> hidden states (B, T, D) after the final norm, and a dict of what its taps should hold."""
     real = token_ids != 0
     mask = np.broadcast_to(real[:, None, None, :], (token_ids.shape[0], 1, token_ids.shape[1], token_ids.shape[1]))
     x = token_embedding(token_ids, below(weights, "tokens"))
@@ -152,12 +152,27 @@ def text_classifier(token_ids, weights, num_layers, num_heads, pooling="mean", n
         x = outputs[0]
     if norm_first:
         x = layer_norm(x, weights["final_norm/gamma"], weights["final_norm/beta"])
+    return x, taps
+
+
+def text_classifier(token_ids, weights, num_layers, num_heads, pooling="mean", norm_first=False):
+    """The whole classifier -> logits (B, C) and a dict of what its taps should hold."""
+    x, taps = encoded_text(token_ids, weights, num_layers, num_heads, norm_first)
     if pooling == "mean":
-        pooled = mean_pooling(x, real)
+        pooled = mean_pooling(x, taps["mask"])
     else:
         pooled = np.tanh(dense(x[:, 0], weights["pooling/dense/kernel"], weights["pooling/dense/bias"]))
     taps["pooled"] = pooled
     return dense(pooled, weights["logits/kernel"], weights["logits/bias"]), taps
+
+
+def masked_lm(token_ids, weights, num_layers, num_heads, norm_first=False):
+    """BERT with its head for hidden tokens -> logits (B, T, V) and a dict of what its taps should hold."""
+    x, taps = encoded_text(token_ids, weights, num_layers, num_heads, norm_first)
+    x = gelu(dense(x, weights["transform/kernel"], weights["transform/bias"]))
+    x = layer_norm(x, weights["transform_norm/gamma"], weights["transform_norm/beta"])
+    table = token_embedding(np.arange(len(weights["tokens/table"])), below(weights, "tokens"))
+    return dense(x, table.T, weights["logits/bias"]), taps
 
 
 def bert_hidden(token_ids, tensors, num_layers, num_heads):
@@ -189,6 +204,17 @@ def bert_hidden(token_ids, tensors, num_layers, num_heads):
         inner = gelu(linear(x, f"{layer}.intermediate.dense"))
         x = norm(x + linear(inner, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
     return x
+
+
+def bert_predictions(hidden, tensors):
+    """Logits (T, V) of BERT's head for hidden tokens, through the token table."""
+    head, rows = "cls.predictions", []
+    for row in hidden:
+        inner = gelu(tensors[f"{head}.transform.dense.weight"] @ row + tensors[f"{head}.transform.dense.bias"])
+        gamma, beta = (tensors[f"{head}.transform.LayerNorm.{part}"] for part in ("weight", "bias"))
+        normed = layer_norm(inner[None], gamma, beta)[0]
+        rows.append(tensors["embeddings.word_embeddings.weight"] @ normed + tensors[f"{head}.bias"])
+    return np.stack(rows)
 
 
 def bert_pooled(hidden, tensors):

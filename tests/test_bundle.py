@@ -300,7 +300,7 @@ def test_a_huge_small_file_is_refused_before_it_is_read(folder):
 
 
 def test_a_bundle_of_another_task_is_refused_with_both_names(tmp_path):
-    save(tmp_path / "translator", task="translate")
+    save(tmp_path / "translator", task="translate", labels=())
     with pytest.raises(ModelFileError, match="was trained for 'translate', and 'classify' is needed here"):
         bundle.load(tmp_path / "translator", task="classify")
 
@@ -338,3 +338,19 @@ def test_sigkill_in_a_save_loop_leaves_the_old_or_the_new_bundle(folder):
 def test_a_bundle_survives_a_copy_to_another_place(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "elsewhere")
     assert bundle.read(tmp_path / "elsewhere").manifest == bundle.read(folder).manifest
+
+
+def test_only_a_classifier_has_labels(tmp_path):
+    with pytest.raises(ValueError, match=r"only a classifier has some, and task='translate'\. Leave them out"):
+        save(tmp_path / "a", task="translate")
+    save(tmp_path / "b", task="language-model", labels=())
+    assert not (tmp_path / "b" / "labels.json").exists()
+    assert bundle.read(tmp_path / "b").labels == []
+    save(tmp_path / "b", task="language-model", labels=())  # replaces its own kind
+
+
+def test_a_classifier_without_a_file_of_labels_is_refused(folder):
+    content = json.loads((folder / "manifest.json").read_text())
+    change_manifest(folder, files={name: entry for name, entry in content["files"].items() if name != "labels.json"})
+    with pytest.raises(ModelFileError, match=r"'files' doesn't list labels\.json"):
+        bundle.read(folder)

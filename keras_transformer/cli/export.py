@@ -2,13 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from keras_transformer.checks import UserError
 from keras_transformer.cli.options import AsJson, Quiet, SomeDataFile, TextColumn
 from keras_transformer.cli.output import print_facts, print_json, working
+from keras_transformer.tasks import CLASSIFY
 
 if TYPE_CHECKING:
     from keras_transformer.bundle import Bundle
@@ -44,7 +45,8 @@ def export(
 ) -> None:
     """Write a trained model for phones or servers, reload it, and prove that it still gives the same answers.
 
-    It is compared on texts of --data, or on those that the run folder keeps for that.
+    It is compared on texts of --data, or on those that the run folder keeps for that; what writes texts on 64 of them,
+    token by token.
     """
     _check_place(out, form, quantize)
     with working(quiet):
@@ -55,16 +57,22 @@ def export(
         examples = read_table(data, text_column, None).texts[: bundle.MOST_EXAMPLES] if data else info.examples
         if not examples:
             raise UserError(f"{folder}: keeps no texts to prove an export with. Give some with --data FILE.")
-        report = _write(bundle.load(folder, task="classify"), out, form, quantize or "dynamic", examples)
+        write = _write_classifier if info.manifest.task == CLASSIFY else _write_writer
+        report = write(bundle.load(folder), out, form, quantize or "dynamic", examples)
     if as_json:
         print_json(asdict(report))
-        return
-    facts = {
-        "bytes": report.bytes,
-        "largest logit error": f"{report.max_abs_logit_error:.1e}",
-        "same answer": f"{report.top1_agreement:.2%} of {_how_many(len(examples), report.format)}",
-    }
-    print_facts(report.path, facts)
+    else:
+        print_facts(report.path, _facts(report, len(examples)))
+
+
+def _facts(report: "ExportReport", examples: int) -> dict[str, object]:
+    from keras_transformer.export import WritingReport
+
+    facts = {"bytes": report.bytes, "largest logit error": f"{report.max_abs_logit_error:.1e}"}
+    if isinstance(report, WritingReport):
+        same = f"{report.same_texts:.2%} of {_how_many(report.texts, report.format)}"
+        return {**facts, "same token": f"{report.top1_agreement:.2%}", "same text": same}
+    return {**facts, "same answer": f"{report.top1_agreement:.2%} of {_how_many(examples, report.format)}"}
 
 
 def _how_many(texts: int, form: str) -> str:
@@ -73,10 +81,14 @@ def _how_many(texts: int, form: str) -> str:
     return f"{texts} texts (few texts prove little: give {FEW_TEXTS} or more with --data)" if few else f"{texts} texts"
 
 
-def _write(loaded: "Bundle", out: Path, form: Format, quantize: Quantize, examples: list[str]) -> "ExportReport":
+def _write_classifier(
+    loaded: "Bundle", out: Path, form: Format, quantize: Quantize, examples: list[str]
+) -> "ExportReport":
     from keras_transformer import export as exports
+    from keras_transformer.data.saved_tokenizers import word_pieces
 
-    tokenizer, labels, max_length = loaded.tokenizer, loaded.labels, loaded.manifest.max_length
+    tokenizer = word_pieces(loaded.tokenizer, loaded.folder)
+    labels, max_length = loaded.labels, loaded.manifest.max_length
     if form == "saved_model":
         return exports.saved_model(
             loaded.model, out, tokenizer=tokenizer, labels=labels, max_length=max_length, examples=examples
@@ -90,6 +102,21 @@ def _write(loaded: "Bundle", out: Path, form: Format, quantize: Quantize, exampl
         examples=examples,
         quantize=quantize,
     )
+
+
+def _write_writer(loaded: "Bundle", out: Path, form: Format, quantize: Quantize, examples: list[str]) -> "ExportReport":
+    from keras_transformer import export as exports
+    from keras_transformer.data.saved_tokenizers import reversible_pieces
+
+    parts: dict[str, Any] = {
+        "tokenizer": reversible_pieces(loaded.tokenizer, loaded.folder),
+        "task": loaded.manifest.task,
+        "max_length": loaded.manifest.max_length,
+        "examples": examples,
+    }
+    if form == "saved_model":
+        return exports.saved_model_writer(loaded.model, out, **parts)
+    return exports.tflite_writer(loaded.model, out, quantize=quantize, **parts)
 
 
 def _check_place(out: Path, form: Format, quantize: Quantize | None) -> None:

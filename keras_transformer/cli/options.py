@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 Size = Literal["tiny", "small", "base"]
-SIZES = "layers x width of a model from nothing: tiny 2 x 128, small 4 x 256, base 6 x 512"
+SIZES = "layers x width of a model from nothing: tiny 2 x 128, small 4 x 256, base 6 x 512; a translator has both twice"
+LARGEST_SEED = 2**32 - 1  # what numpy takes
 
 ModelPath = Annotated[
     Path,
@@ -38,23 +39,31 @@ SomeDataFile = Annotated[
 ]
 TextColumn = Annotated[str, typer.Option("--text-column", help="column of the texts")]
 LabelColumn = Annotated[str, typer.Option("--label-column", help="column of the labels")]
+SourceColumn = Annotated[str, typer.Option("--source-column", help="column of the texts to translate")]
+TargetColumn = Annotated[str, typer.Option("--target-column", help="column of their translations")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="show no progress")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="seed of all that is random")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="seed of all that is random")]
 
 RunFolder = Annotated[Path, typer.Option("--out", help="run folder to write", file_okay=False, show_default=False)]
 Epochs = Annotated[
     int | None, typer.Option("--epochs", min=1, help="passes over the data", show_default="from the data's size")
 ]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", min=1, help="texts a step", show_default="from the texts' length")
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="texts a step; to translate, of the longest: of shorter ones there are more",
+        show_default="from the texts' length",
+    ),
 ]
 MaxLength = Annotated[
     int | None,
     typer.Option(
         "--max-length",
         min=3,
-        help="word pieces a text is cut to",
+        help="word pieces a text is cut to; longer pairs to translate are left out; a language model reads so many",
         show_default="the 95th percentile of the data",
     ),
 ]
@@ -64,5 +73,9 @@ LearningRate = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option("--minutes", help="minutes that training may take at most", show_default="no limit"),
+    typer.Option(
+        "--minutes",
+        help="minutes that training may take at most, and a teacher's writing before it",
+        show_default="no limit",
+    ),
 ]

@@ -1,7 +1,7 @@
-"""`keras-transformer train`: a model of one's own out of a file of labelled texts."""
+"""`keras-transformer train`: a model of one's own out of a file of texts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,11 +20,12 @@ from keras_transformer.cli.options import (
     RunFolder,
     Seed,
     Size,
+    SourceColumn,
+    TargetColumn,
     TextColumn,
 )
 from keras_transformer.cli.output import print_facts, print_json, working
-
-TASKS = ("classify",)
+from keras_transformer.tasks import LANGUAGE_MODEL, TASKS, TRANSLATE
 
 
 def train(
@@ -36,7 +37,8 @@ def train(
         typer.Option(
             "--init",
             metavar="minilm|DIR|none",
-            help="weights to start from; DIR is a run folder or Hugging Face's folder of a BERT",
+            help="weights to start from: an older run folder of the same task; to classify, MiniLM or Hugging Face's "
+            "folder of a BERT, too",
         ),
     ] = "none",
     size: Annotated[Size | None, typer.Option("--size", help=SIZES, show_default="small")] = None,
@@ -48,32 +50,46 @@ def train(
     seed: Seed = 0,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
+    source_column: SourceColumn = "source",
+    target_column: TargetColumn = "target",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on your own texts; the same command again continues a run that was stopped."""
+    """Train a model on your own texts; the same command again continues a run that was stopped.
+
+    A tenth of the rows is held back and measured on. The columns are text and label to classify, source and target to
+    translate, text for a language model.
+    """
     one_of("TASK", task, TASKS)
     check_numbers(learning_rate, minutes)
+    given: dict[str, Any] = {
+        "data": data,
+        "out": out,
+        "init": init,
+        "size": size,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "learning_rate": learning_rate,
+        "minutes": minutes,
+        "seed": seed,
+        "quiet": quiet,
+    }
     with working(quiet):
-        from keras_transformer.recipes import classify
+        if task == TRANSLATE:
+            from keras_transformer.recipes import translate
 
-        result = classify.train(
-            classify.TrainSettings(
-                data=data,
-                out=out,
-                init=init,
-                size=size,
-                epochs=epochs,
-                batch_size=batch_size,
-                max_length=max_length,
-                learning_rate=learning_rate,
-                minutes=minutes,
-                seed=seed,
-                text_column=text_column,
-                label_column=label_column,
-                quiet=quiet,
-            )
-        )
+            given |= {"source_column": source_column, "target_column": target_column}
+            result = translate.train(translate.TrainSettings(**given))
+        elif task == LANGUAGE_MODEL:
+            from keras_transformer.recipes import language_model
+
+            result = language_model.train(language_model.TrainSettings(**given, text_column=text_column))
+        else:
+            from keras_transformer.recipes import classify
+
+            given |= {"text_column": text_column, "label_column": label_column}
+            result = classify.train(classify.TrainSettings(**given))
     show_run(out, result, as_json)
 
 

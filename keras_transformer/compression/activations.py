@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_transformer.compression.encoders import encoder_config
 from keras_transformer.layers.masks import Tensor
 
 
@@ -25,7 +26,11 @@ def layer_activations(model: keras.Model, index: int, token_ids: Sequence[Sequen
         model: made as `TextClassifier` is.
         index: of the layer, from 0.
         token_ids: texts, one list of ids each, without padding; all run at once.
+
+    Raises:
+        ValueError: if the model has decoder layers.
     """
+    encoder_config(model)
     padded = _padded(token_ids)
     before = "embeddings" if index == 0 else f"encoder/{index - 1}/hidden"
     x = keras.Model(model.input, model.tap_tensors[before])(padded)

@@ -5,7 +5,8 @@
 
 Each step is a function from the parts of a model to the parts of a smaller one, so that any number of them build
 one new model. The model that is cut isn't changed. It must be made as `TextClassifier` is: `get_config` gives
-num_layers, model_dim, num_heads, head_dim and inner_dim, and the weights have the paths of its layers.
+num_layers, model_dim, num_heads, head_dim and inner_dim, and the weights have the paths of its layers. `MaskedLM` is
+one too; a model with decoder layers isn't, and is refused.
 """
 
 import re
@@ -15,10 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 import keras
 import numpy as np
 
+from keras_transformer.compression.encoders import encoder_config
 from keras_transformer.compression.low_rank import factorise
 from keras_transformer.compression.vocabulary import CutVocabulary
 
-SIZES = ("num_layers", "model_dim", "num_heads", "head_dim", "inner_dim")
 # The axes of a weight along which the model's width runs; "encoder_<i>/" is left out of the names.
 CHANNEL_AXES = {
     "tokens/table": (1,),
@@ -36,9 +37,11 @@ CHANNEL_AXES = {
     "pooling/dense/kernel": (0, 1),
     "pooling/dense/bias": (0,),
     "logits/kernel": (0,),
+    "transform/kernel": (0, 1),
+    "transform/bias": (0,),
 } | {
     f"{norm}_norm/{part}": (0,)
-    for norm in ("embeddings", "attention", "feed_forward", "final")
+    for norm in ("embeddings", "attention", "feed_forward", "final", "transform")
     for part in ("gamma", "beta")
 }
 IN_A_LAYER = re.compile(r"encoder_(\d+)/(.*)")
@@ -75,12 +78,7 @@ def cut(model: Model, *steps: Step, name: str = "student", dropout: float | None
     Raises:
         ValueError: if `model` isn't made as `TextClassifier` is, or a step asks for what isn't there.
     """
-    arguments = model.get_config()
-    if any(size not in arguments for size in SIZES):
-        raise ValueError(
-            f"{model.name!r} ({type(model).__name__}) can't be cut: its config has no "
-            f"{[size for size in SIZES if size not in arguments]}. Use a TextClassifier, or a class made like it."
-        )
+    arguments = encoder_config(model)
     changes = {"name": name, "frozen": [], "dropout": dropout, "dtype": dtype}
     arguments |= {key: value for key, value in changes.items() if value is not None}
     parts = Parts(arguments, {weight.path: weight.numpy() for weight in model.weights})
@@ -207,10 +205,15 @@ def keep_pieces(vocabulary: CutVocabulary) -> Step:
     """Keep the rows of the token table that `cut_vocabulary` chose; the new model takes the same ids as before.
 
     Raises (when cut):
-        ValueError: if the table was cut before, or the vocabulary is another one's.
+        ValueError: if the table was cut before, the vocabulary is another one's, or the model has a logit a piece.
     """
 
     def step(parts: Parts) -> Parts:
+        if "kept_pieces" not in parts.arguments:
+            raise ValueError(
+                f"{parts.arguments['name']!r} has no argument kept_pieces: pieces can be dropped from what a model "
+                "reads, not from what it writes. Cut the vocabulary of a TextClassifier."
+            )
         if parts.arguments["kept_pieces"] is not None or len(vocabulary.piece_row) != parts.arguments["vocab_size"]:
             raise ValueError(
                 f"a vocabulary cut out of {len(vocabulary.piece_row)} pieces doesn't fit a model with "

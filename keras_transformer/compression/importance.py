@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_transformer.checks import positive_integer
 from keras_transformer.compression.activations import layer_activations, tapped_at_real_tokens
+from keras_transformer.compression.encoders import encoder_config
 
 
 def most_important(importance: np.ndarray, count: int) -> np.ndarray:
@@ -47,7 +48,7 @@ def head_importance(
         (layers, H) float64, at least 0.
 
     Raises:
-        ValueError: if there is no text, or not one label a text.
+        ValueError: if there is no text, not one label a text, or the model gives other logits or has decoder layers.
     """
     slopes = _gate_slopes(model, token_ids, labels, "encoder_{}/attention/output/kernel")  # (N, L, H d)
     width = model.get_config()["head_dim"]
@@ -78,8 +79,11 @@ def head_norms(model: keras.Model) -> np.ndarray:
 
     Returns:
         (layers, H) float64, at least 0.
+
+    Raises:
+        ValueError: if the model has decoder layers.
     """
-    config = model.get_config()
+    config = encoder_config(model)
     weights = {weight.path: weight.numpy().astype("float64") for weight in model.weights}
     norms = np.empty((config["num_layers"], config["num_heads"]))
     for layer, head in np.ndindex(*norms.shape):
@@ -99,8 +103,11 @@ def channel_importance(model: keras.Model, token_ids: Sequence[Sequence[int]]) -
 
     Returns:
         (D,) float64, at least 0.
+
+    Raises:
+        ValueError: if the model has decoder layers.
     """
-    config = model.get_config()
+    config = encoder_config(model)
     outputs = [tapped_at_real_tokens(model, "embeddings", token_ids)]
     for layer in range(config["num_layers"]):
         activations = layer_activations(model, layer, token_ids)
@@ -115,13 +122,19 @@ def _gate_slopes(
     model: keras.Model, token_ids: Sequence[Sequence[int]], labels: Sequence[int] | None, path: str
 ) -> np.ndarray:
     """d loss / d gate for a gate on each input of one product a layer: (texts, layers, inputs) float64."""
+    config = encoder_config(model)
+    if len(model.output.shape) != 2:
+        raise ValueError(
+            f"{model.name!r} gives logits of shape {model.output.shape}: the loss here is that of one class a text, "
+            "logits (B, C). Use a TextClassifier, or rank by head_norms or unit_importance."
+        )
     if not len(token_ids) or (labels is not None and len(labels) != len(token_ids)):
         raise ValueError(
             f"{len(token_ids)} texts and {'no' if labels is None else len(labels)} labels: importance is a mean over "
             "texts. Give at least one text, and one label a text or labels=None."
         )
     weights = {weight.path: weight for weight in model.weights}
-    kernels = [weights[path.format(layer)] for layer in range(model.get_config()["num_layers"])]
+    kernels = [weights[path.format(layer)] for layer in range(config["num_layers"])]
     slopes = _slopes_of_text(model, kernels)
     wanted = [-1] * len(token_ids) if labels is None else labels
     texts = zip(token_ids, wanted, strict=True)

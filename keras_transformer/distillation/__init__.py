@@ -12,6 +12,7 @@
 from keras_transformer.distillation.attention_losses import attention_divergence, attention_maps, attention_scores
 from keras_transformer.distillation.chains import distil_chain
 from keras_transformer.distillation.distiller import Distiller
+from keras_transformer.distillation.divergences import jensen_shannon, reverse_targets
 from keras_transformer.distillation.feature_losses import (
     embedding_states,
     hidden_cosine,
@@ -85,6 +86,7 @@ __all__ = [
     "hidden_states",
     "hint",
     "interpolate",
+    "jensen_shannon",
     "last_k",
     "layer_count",
     "layerwise_stages",
@@ -93,6 +95,7 @@ __all__ = [
     "needing",
     "patient_states",
     "relations",
+    "reverse_targets",
     "similarity_preserving",
     "soft_multi_labels",
     "soft_targets",

@@ -53,7 +53,7 @@ def soft_targets(temperature: float | keras.Variable) -> Loss:
     positive("temperature", temperature)
 
     def loss(labels: Tensor, student: Outputs, teacher: Outputs) -> Tensor:
-        _check_same_classes(student.logits, teacher.logits)
+        check_same_classes(student.logits, teacher.logits)
         target = ops.cast(teacher.logits, "float32") / temperature
         guess = ops.cast(student.logits, "float32") / temperature
         return temperature**2 * kl_divergence(target, guess)
@@ -105,7 +105,8 @@ def _check_labels(labels: Tensor, logits: Tensor) -> None:
         )
 
 
-def _check_same_classes(student: Tensor, teacher: Tensor) -> None:
+def check_same_classes(student: Tensor, teacher: Tensor) -> None:
+    """Raise ValueError unless logits (..., C) of both sides have the same number of classes."""
     if len(student.shape) != len(teacher.shape) or student.shape[-1] != teacher.shape[-1]:
         raise ValueError(
             f"The student's logits {tuple(student.shape)} and the teacher's {tuple(teacher.shape)} can't be "

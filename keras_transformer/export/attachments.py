@@ -1,4 +1,4 @@
-"""What travels with an exported model: its tokenizer, its labels and its settings.
+"""What travels with an exported model: its tokenizer, the labels of a classifier, and its settings.
 
 A SavedModel carries them as files in `assets.extra/`, the folder that TensorFlow Serving leaves to others. A `.tflite`
 file carries them as a zip archive behind the flatbuffer: interpreters read from the front, archive tools from the end.
@@ -8,7 +8,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from keras_transformer import files
 from keras_transformer.checks import positive_integer
 from keras_transformer.files import ModelFileError
+from keras_transformer.tasks import CLASSIFY
 
 FORMAT = 1
 TOKENIZER, LABELS, SETTINGS = "tokenizer.json", "labels.json", "settings.json"
@@ -55,9 +56,9 @@ class Part:
 class Settings:
     """What has to be known to use an exported model."""
 
-    task: str  # "classify" for now
+    task: str  # one of `tasks.TASKS`
     format: str  # as in ExportReport
-    max_length: int  # word pieces, [CLS] and [SEP] included; longer texts are cut
+    max_length: int  # word pieces, those at the ends included; longer texts are cut; what is written counts too
     vocab_size: int  # token ids run from 0 to vocab_size - 1
     parameters: int
     version: str  # of keras_transformer
@@ -70,7 +71,7 @@ class Attachments:
     """Tokenizer, labels and settings as they travel."""
 
     tokenizer_json: str
-    labels: list[str]
+    labels: list[str]  # none but of a classifier
     settings: Settings
 
 
@@ -185,7 +186,7 @@ def _parse(texts: Mapping[str, str], places: Mapping[str, str]) -> Attachments:
         if _part_of_text(texts[name]) != part:
             raise ModelFileError(f"{places[name]}: was cut short or changed since it was written. {RESTORE}")
     with _refused(places[LABELS]):
-        labels = _parse_labels(json.loads(texts[LABELS]))
+        labels = _parse_labels(json.loads(texts[LABELS]), settings.task)
     return Attachments(texts[TOKENIZER], labels, settings)
 
 
@@ -198,9 +199,12 @@ def _refused(place: str) -> Iterator[None]:
         raise ModelFileError(f"{place}: isn't what we wrote ({reason}). {RESTORE}") from error
 
 
-def _parse_labels(content: Any) -> list[str]:
-    if not isinstance(content, Sequence) or not content or not all(isinstance(label, str) for label in content):
+def _parse_labels(content: Any, task: str) -> list[str]:
+    """Only a classifier has some."""
+    if not isinstance(content, list) or not all(isinstance(label, str) for label in content):
         raise ValueError("labels must be a list of texts")
+    if bool(content) != (task == CLASSIFY):
+        raise ValueError(f"there are {len(content)} labels, and the task is {task!r}")
     return list(content)
 
 

@@ -1,12 +1,15 @@
 """Run a Keras text model on token ids as a graph, and make a float32 twin of one in mixed precision."""
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 SINGLE = "float32"
+
+Model = TypeVar("Model", bound=keras.Model)
 
 
 class KerasRunner:
@@ -49,10 +52,22 @@ def in_float32(model: keras.Model) -> keras.Model:
 
     TFLite has no bfloat16, and a server need not have a fast one.
     """
-    if all(layer.compute_dtype == SINGLE for layer in _layers(model)):
+    if computes_in_float32(model):
         return model
     twin = keras.models.clone_model(model, clone_function=_layer_in_float32)
     twin.set_weights([np.asarray(weight, dtype=_stored_dtype(weight)) for weight in model.get_weights()])
+    return twin
+
+
+def computes_in_float32(model: keras.Model) -> bool:
+    """Whether all layers of the model do, those of models inside it too."""
+    return all(layer.compute_dtype == SINGLE for layer in _layers(model))
+
+
+def with_policy(model: Model, policy: str) -> Model:
+    """A copy of a model of ours, methods included, that computes in another precision; the weights are the same."""
+    twin = type(model).from_config({**model.get_config(), "dtype": policy})
+    twin.set_weights(model.get_weights())
     return twin
 
 

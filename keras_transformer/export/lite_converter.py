@@ -1,11 +1,12 @@
-"""From a prepared Keras model to the bytes of a flatbuffer, by way of a SavedModel with one signature."""
+"""From a Keras model to the bytes of a flatbuffer, by way of a SavedModel."""
 
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python.convert_phase import ConverterError
@@ -16,6 +17,9 @@ from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
 
 CALIBRATION_TEXTS = 200
+
+Calibration = Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]
+"""Gives pairs of a signature's name and its inputs by name."""
 
 
 def convert(prepared: Prepared, quantize: str) -> bytes:
@@ -28,11 +32,28 @@ def convert(prepared: Prepared, quantize: str) -> bytes:
         UserError: if the model has an operator that LiteRT lacks.
     """
     function = token_function(prepared.model, (1, prepared.fixed_length), limits=None)
+    signatures = {SIGNATURE: function.get_concrete_function()}
+    return flatbuffer(prepared.model, signatures, quantize, lambda: _calibration(prepared))
+
+
+def flatbuffer(
+    model: keras.Model, signatures: Mapping[str, Any], quantize: str, calibration: Calibration | None = None
+) -> bytes:
+    """Return the flatbuffer with these signatures, concrete functions that read the model's weights.
+
+    Args:
+        model: whose weights go into the file.
+        signatures: name -> concrete function.
+        quantize: "none", "float16", "dynamic" or "int8".
+        calibration: for "int8", what gives the inputs of a signature, one row at a time.
+
+    Raises:
+        UserError: if a signature has an operator that LiteRT lacks.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        module = BareWeights(prepared.model)
-        tf.saved_model.save(module, folder, signatures={SIGNATURE: function.get_concrete_function()})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
-        _set_number_format(converter, quantize, prepared)
+        tf.saved_model.save(BareWeights(model), folder, signatures=dict(signatures))
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
+        _set_number_format(converter, quantize, calibration)
         try:
             with warnings.catch_warnings():
                 # The converter calibrates with an interpreter of its own, and that one announces its retirement.
@@ -40,19 +61,19 @@ def convert(prepared: Prepared, quantize: str) -> bytes:
                 return converter.convert()
         except ConverterError as error:
             raise UserError(
-                f"model {prepared.model.name!r} can't become a .tflite file: {_missing_operators(error)}. "
+                f"model {model.name!r} can't become a .tflite file: {_missing_operators(error)}. "
                 "Write that part of the model with operators that LiteRT has."
             ) from error
 
 
-def _set_number_format(converter: Any, quantize: str, prepared: Prepared) -> None:
+def _set_number_format(converter: Any, quantize: str, calibration: Calibration | None) -> None:
     if quantize == "none":
         return
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if quantize == "int8":
-        converter.representative_dataset = lambda: _calibration(prepared)
+        converter.representative_dataset = calibration
 
 
 def _calibration(prepared: Prepared) -> Iterator[tuple[str, dict[str, np.ndarray]]]:

@@ -41,16 +41,8 @@ class Prepared(NamedTuple):
 
     def attachments(self, form: str, task: str, parts: dict[str, Part]) -> Attachments:
         """Return what travels with the exported model."""
-        settings = Settings(
-            task=task,
-            format=form,
-            max_length=self.max_length,
-            vocab_size=self.limits.vocab_size,
-            parameters=int(self.model.count_params()),
-            version=__version__,
-            parts=parts,
-        )
-        return Attachments(self.tokenizer.to_json(), self.labels, settings)
+        known = settings(self.model, task, form, self.max_length, self.limits, parts)
+        return Attachments(self.tokenizer.to_json(), self.labels, known)
 
 
 def prepare(
@@ -77,3 +69,18 @@ def prepare(
         source, tokenizer, list(labels), allowed, max_length, runner.fixed_length, token_ids, unanswered
     )
     return prepared._replace(reference=prepared.run(runner))
+
+
+def settings(
+    model: keras.Model, task: str, form: str, max_length: int, allowed: Limits, parts: dict[str, Part]
+) -> Settings:
+    """Return the settings that travel with an exported model."""
+    return Settings(
+        task=task,
+        format=form,
+        max_length=max_length,
+        vocab_size=allowed.vocab_size,
+        parameters=int(model.count_params()),
+        version=__version__,
+        parts=parts,
+    )

@@ -8,6 +8,7 @@ from keras_transformer.checks import positive_integer
 if TYPE_CHECKING:
     import keras
 
+    from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
     from keras_transformer.data.tokenizer import WordPiece
 
 
@@ -18,7 +19,7 @@ class Limits(NamedTuple):
     max_length: int
 
 
-def limits(model: "keras.Model", tokenizer: "WordPiece", max_length: int) -> Limits:
+def limits(model: "keras.Model", tokenizer: "WordPiece | ReversibleTokenizer", max_length: int) -> Limits:
     """Return what the model itself can take; where it doesn't say, what tokenizer and `max_length` ask for.
 
     Raises:
@@ -47,6 +48,11 @@ def check_texts(labels: Sequence[str], examples: Sequence[str]) -> None:
             f"labels={list(labels)!r} must be at least two distinct texts, in the order of the logits. "
             "Use for example labels=['negative', 'positive']."
         )
+    check_examples(examples)
+
+
+def check_examples(examples: Sequence[str]) -> None:
+    """Raise ValueError for examples that prove nothing."""
     if isinstance(examples, str) or not examples:
         raise ValueError(
             f"examples={examples!r} can't prove an export. Pass a list of texts like those that the model will see."

@@ -63,12 +63,12 @@ def saved_model(
     from keras_transformer.export.serving_graph import ServingSession, write
 
     target = Path(folder) / VERSION
-    _refuse_foreign(target)
+    refuse_foreign(target)
     prepared = prepare(model, tokenizer, labels, max_length, examples)
     with files.staged(target) as staging:
         write(prepared, staging)
         with ServingSession(staging) as session:
-            _refuse_xla(session.operators, target)
+            refuse_xla(session.operators, target)
             result = compare(prepared.reference, prepared.run(session.logits))
             require_logits(result, tolerance, target, FIX)
             _require_answers(session.answers(examples), prepared, tolerance, target)
@@ -85,15 +85,16 @@ def saved_model(
     )
 
 
-def _refuse_foreign(target: Path) -> None:
+def refuse_foreign(target: Path) -> None:
+    """Raise UserError if `target` holds anything but an older SavedModel."""
     if target.exists() and not (target / GRAPH).is_file():
         raise UserError(
             f"{target}: is there and is no SavedModel, so it isn't replaced. Give another folder, or move it away."
         )
 
 
-def _refuse_xla(operators: Sequence[str], target: Path) -> None:
-    """TensorFlow Serving starts with XLA off and answers such an operator with an error."""
+def refuse_xla(operators: Sequence[str], target: Path) -> None:
+    """Raise UserError for operators of XLA: TensorFlow Serving starts with it off, and answers them with an error."""
     compiled = [name for name in operators if name.startswith("Xla")]
     if compiled:
         raise UserError(

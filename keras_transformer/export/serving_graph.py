@@ -1,11 +1,11 @@
-"""Write the two signatures of a SavedModel, and run them through the loader that TensorFlow Serving uses."""
+"""Write the signatures of a SavedModel, and run them through the loader that TensorFlow Serving uses."""
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +31,11 @@ def write(prepared: Prepared, folder: Path) -> None:
     tokens = token_function(prepared.model, (None, length), prepared.limits)
     text = text_function(tokens, graph_tokenizer, prepared.labels, length)
     signatures = {DEFAULT: text.get_concrete_function(), TOKENS: tokens.get_concrete_function()}
+    save(module, folder, signatures)
+
+
+def save(module: tf.Module, folder: Path, signatures: dict[str, Any]) -> None:
+    """Write a SavedModel of a module with these signatures, concrete functions by name, into the new `folder`."""
     # Debug information holds paths of this machine and is of no use to a server.
     options = tf.saved_model.SaveOptions(save_debug_info=False)
     tf.saved_model.save(module, str(folder), signatures=signatures, options=options)
@@ -63,23 +68,28 @@ class ServingSession:
 
     def logits(self, token_ids: np.ndarray) -> np.ndarray:
         """Return the logits (N, C) of ids (N, T)."""
-        return self._run(TOKENS, "token_ids", token_ids)["logits"]
+        return self.run(TOKENS, token_ids=token_ids)["logits"]
 
     def answers(self, texts: Sequence[str]) -> Answers:
         """Return the best label of each text, and the scores (N, C)."""
         labels: list[str] = []
         scores = []
         for start in range(0, len(texts), BATCH_SIZE):
-            batch = np.array([well_formed(text).encode() for text in texts[start : start + BATCH_SIZE]], object)
-            outputs = self._run(DEFAULT, "text", batch)
+            outputs = self.run(DEFAULT, text=as_bytes(texts[start : start + BATCH_SIZE]))
             labels += [label.decode() for label in outputs["labels"]]
             scores.append(outputs["scores"])
         return Answers(labels, np.concatenate(scores))
 
-    def _run(self, name: str, input_name: str, value: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, name: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the outputs of the signature `name`."""
         signature = self._signatures[name]
         fetches = {key: tensor.name for key, tensor in signature.outputs.items()}
-        return self._session.run(fetches, {signature.inputs[input_name].name: value})
+        return self._session.run(fetches, {signature.inputs[key].name: value for key, value in inputs.items()})
+
+
+def as_bytes(texts: Sequence[str]) -> np.ndarray:
+    """Texts as the array (N,) of UTF-8 that a session is fed."""
+    return np.array([well_formed(text).encode() for text in texts], object)
 
 
 @contextmanager

@@ -60,13 +60,14 @@ def token_function(model: keras.Model, shape: tuple[int | None, int | None], lim
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.int32, "token_ids")], autograph=False)
     def tokens(token_ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        checked = token_ids if limits is None else _checked(token_ids, limits)
+        checked = token_ids if limits is None else checked_ids(token_ids, limits)
         return {"logits": tf.cast(model(checked, training=False), tf.float32)}
 
     return tokens
 
 
-def _checked(token_ids: tf.Tensor, limits: Limits) -> tf.Tensor:
+def checked_ids(token_ids: tf.Tensor, limits: Limits) -> tf.Tensor:
+    """Ids (N, T) as they are, or INVALID_ARGUMENT when they run: one is out of range, or a row is too long."""
     lowest, highest = tf.reduce_min(token_ids), tf.reduce_max(token_ids)
     length = tf.shape(token_ids)[1]
     empty = tf.equal(tf.size(token_ids), 0)  # its lowest and highest are the ends of int32

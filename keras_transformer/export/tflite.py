@@ -1,12 +1,19 @@
 """A `.tflite` file that is whole: the model for LiteRT, with its tokenizer, labels and settings inside."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_transformer import files
 from keras_transformer.checks import UserError, one_of
-from keras_transformer.export.attachments import FLATBUFFER, append_to_file, part_of_file, read_from_file
+from keras_transformer.export.attachments import (
+    FLATBUFFER,
+    Attachments,
+    Part,
+    append_to_file,
+    part_of_file,
+    read_from_file,
+)
 from keras_transformer.export.lite_runner import LiteRunner, operator_names
 from keras_transformer.export.parity import ExportReport, Parity, compare, require_agreement, require_logits
 
@@ -78,13 +85,12 @@ def tflite(
 
     prepared = prepare(model, tokenizer, labels, max_length, examples)
     with files.staged(path) as staging:
-        staging.write_bytes(convert(prepared, quantize))
-        operators = operator_names(staging)
-        flex_ops = [name for name in operators if name.startswith("Flex")]
-        _refuse_flex(flex_ops, path)
-        parts = {FLATBUFFER: part_of_file(staging)}
-        append_to_file(staging, prepared.attachments(FORMATS[quantize], task, parts))
-        read_from_file(staging)
+        operators = write_whole(
+            staging,
+            convert(prepared, quantize),
+            lambda parts: prepared.attachments(FORMATS[quantize], task, parts),
+            path,
+        )
         logits = prepared.run(LiteRunner(staging), batch_size=1)
         result = compare(prepared.reference, logits)
         _require(result, quantize, tolerance, min_agreement, path)
@@ -95,16 +101,35 @@ def tflite(
         max_abs_logit_error=result.max_abs_logit_error,
         top1_agreement=result.top1_agreement,
         operators=operators,
-        flex_ops=flex_ops,
+        flex_ops=[],
     )
 
 
-def _refuse_flex(flex_ops: Sequence[str], path: Path | str) -> None:
+def write_whole(
+    staging: Path, flatbuffer: bytes, attachments: Callable[[dict[str, Part]], Attachments], path: Path | str
+) -> list[str]:
+    """Write a flatbuffer with what travels in it, read that again, and return the names of its operators.
+
+    Args:
+        staging: the file to write.
+        flatbuffer: goes to its front.
+        attachments: gives what travels behind it, which records the front.
+        path: the file's later place, for an error.
+
+    Raises:
+        UserError: if there are operators of TensorFlow among those of the flatbuffer.
+    """
+    staging.write_bytes(flatbuffer)
+    operators = operator_names(staging)
+    flex_ops = [name for name in operators if name.startswith("Flex")]
     if flex_ops:
         raise UserError(
             f"{path}: would need {flex_ops}, which a phone has only with all of TensorFlow. Nothing was written. "
             "Write that part of the model with other operators."
         )
+    append_to_file(staging, attachments({FLATBUFFER: part_of_file(staging)}))
+    read_from_file(staging)
+    return operators
 
 
 def _require(result: Parity, quantize: str, tolerance: float | None, min_agreement: float, path: Path | str) -> None:

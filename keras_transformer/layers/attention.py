@@ -1,4 +1,8 @@
-"""Scaled dot-product and multi-head attention (Vaswani et al. 2017, sections 3.2.1 and 3.2.2)."""
+"""Scaled dot-product and multi-head attention (Vaswani et al. 2017, sections 3.2.1 and 3.2.2).
+
+Keys and values may have fewer heads than the queries, G instead of H (Ainslie et al. 2023, section 2.2): query head h
+then takes key/value head h // (H / G). G = H is multi-head, G = 1 multi-query attention.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -7,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_transformer.checks import fraction, positive_integer
+from keras_transformer.layers.cache import KeyValues
 from keras_transformer.layers.masks import Tensor, with_head_axis
 from keras_transformer.layers.per_token import as_matrix, leading_lengths
 
@@ -20,17 +25,20 @@ class Attended(NamedTuple):
     context: Tensor  # (B, T, D)
     attention: Tensor  # (B, H, T, S) weights before dropout
     query: Tensor  # (B, H, T, d)
-    key: Tensor  # (B, H, S, d)
-    value: Tensor  # (B, H, S, d)
+    key: Tensor  # (B, G, S, d)
+    value: Tensor  # (B, G, S, d)
 
 
-def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(Q K^T / sqrt(d)), eq. 1 of Vaswani et al. 2017, computed in float32.
+def attention_weights(
+    query: Tensor, key: Tensor, mask: Tensor | None = None, score_bias: Tensor | None = None
+) -> Tensor:
+    """softmax(Q K^T / sqrt(d) + bias), eq. 1 of Vaswani et al. 2017, computed in float32.
 
     Args:
         query: (B, H, T, d), any float dtype.
-        key: (B, H, S, d), same dtype as `query`.
+        key: (B, G, S, d), same dtype as `query`; G divides H.
         mask: bool, (B, S), (B, T, S) or broadcastable to (B, 1, T, S); True = may attend. None = everywhere.
+        score_bias: float32, broadcastable to (B, H, T, S): ALiBi's. None = 0.
 
     Returns:
         (B, H, T, S), dtype of `query`. Each row sums to 1, or to 0 where the mask allows no key. The weight of a
@@ -42,10 +50,14 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
     """
     # Scaling the query touches T * d numbers, scaling the scores T * S.
     scaled = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
-    scores = ops.cast(ops.matmul(scaled, ops.swapaxes(key, -1, -2)), "float32")  # (B, H, T, S)
+    grouped = _with_heads(scaled, key.shape[1])  # (B, G, H / G * T, d)
+    products = _with_heads(ops.matmul(grouped, ops.swapaxes(key, -1, -2)), query.shape[1])
+    scores = ops.cast(products, "float32")  # (B, H, T, S)
     if keras.backend.standardize_dtype(query.dtype) == "float16":
         # A product above 65504 is infinite there, and a row of infinities would be NaN.
         scores = ops.clip(scores, -LARGEST_HALF_SCORE, LARGEST_HALF_SCORE)
+    if score_bias is not None:
+        scores = scores + ops.cast(score_bias, "float32")
     if mask is not None:
         mask = with_head_axis(mask, scores)
         scores = ops.where(mask, scores, MASKED_SCORE)
@@ -56,21 +68,30 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
     return ops.cast(weights, query.dtype)
 
 
+def weighted_values(weights: Tensor, value: Tensor) -> Tensor:
+    """Sum over the keys of weight times value: (B, H, T, S) and (B, G, S, d) -> (B, H, T, d)."""
+    grouped = _with_heads(weights, value.shape[1])  # (B, G, H / G * T, S)
+    return _with_heads(ops.matmul(grouped, value), weights.shape[1])
+
+
 @keras.saving.register_keras_serializable("keras_transformer")
 class MultiHeadAttention(keras.layers.Layer):
     """Concat(head_1..head_H) W_O with head_i = Attention(Q W_i, K W_i, V W_i): Vaswani et al. 2017, section 3.2.2.
 
     Call it with `query` (B, T, D) and `memory` (B, S, D); the same tensor twice is self-attention. A query that may
-    attend to no key gets a context of zeros before the output projection.
+    attend to no key gets a context of zeros before the output projection. A decoder calls the three parts of it,
+    `project_query`, `project_memory` and `attend`, so that it can keep the keys and values of a step for the next.
 
     Args:
         model_dim: width D of the output; a multiple of `num_heads` unless `head_dim` is given.
         num_heads: number of heads H.
         dropout: rate applied to the attention weights while training.
         head_dim: width d of one head; None = D / H. Another one is what remains when heads were cut away.
+        num_key_value_heads: number G of key and value heads, a divisor of `num_heads`; None = H.
 
     Raises:
-        ValueError: if `model_dim` can't be cut into `num_heads` equal heads, or a number is out of range.
+        ValueError: if `model_dim` can't be cut into `num_heads` equal heads, `num_heads` not into equal groups, or a
+            number is out of range.
     """
 
     def __init__(
@@ -79,6 +100,7 @@ class MultiHeadAttention(keras.layers.Layer):
         num_heads: int,
         dropout: float = 0.0,
         head_dim: int | None = None,
+        num_key_value_heads: int | None = None,
         **layer_options: Any,
     ) -> None:
         super().__init__(**layer_options)
@@ -89,10 +111,12 @@ class MultiHeadAttention(keras.layers.Layer):
             head_dim = _equal_share(model_dim, num_heads)
         positive_integer("head_dim", head_dim)
         self.model_dim, self.num_heads, self.dropout, self.head_dim = model_dim, num_heads, dropout, head_dim
+        self.num_key_value_heads = _checked_groups(num_heads, num_key_value_heads)
         self.joined_dim = num_heads * head_dim  # D, unless heads were cut away
+        memory_dim = self.num_key_value_heads * head_dim
         self.query_proj = keras.layers.Dense(self.joined_dim, name="query", dtype=self.dtype_policy)
-        self.key_proj = keras.layers.Dense(self.joined_dim, name="key", dtype=self.dtype_policy)
-        self.value_proj = keras.layers.Dense(self.joined_dim, name="value", dtype=self.dtype_policy)
+        self.key_proj = keras.layers.Dense(memory_dim, name="key", dtype=self.dtype_policy)
+        self.value_proj = keras.layers.Dense(memory_dim, name="value", dtype=self.dtype_policy)
         self.output_proj = keras.layers.Dense(model_dim, name="output", dtype=self.dtype_policy)
         self.weight_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
 
@@ -112,21 +136,40 @@ class MultiHeadAttention(keras.layers.Layer):
         training: bool = False,
     ) -> Attended:
         """Attend from each query position to the memory positions that the mask allows."""
-        tokens = as_matrix(query)  # (B * T, D)
-        remembered = tokens if memory is query else as_matrix(memory)  # (B * S, D)
-        q = self._split_heads(self.query_proj(tokens), query)  # (B, H, T, d)
-        k = self._split_heads(self.key_proj(remembered), memory)  # (B, H, S, d)
-        v = self._split_heads(self.value_proj(remembered), memory)  # (B, H, S, d)
-        weights = attention_weights(q, k, attention_mask)  # (B, H, T, S)
-        dropped = self.weight_dropout(weights, training=training)
-        context = ops.swapaxes(ops.matmul(dropped, v), 1, 2)  # (B, T, H, d)
-        mixed = self.output_proj(ops.reshape(context, (-1, self.joined_dim)))  # (B * T, D)
-        return Attended(ops.reshape(mixed, (*leading_lengths(query), self.model_dim)), weights, q, k, v)
+        return self.attend(
+            self.project_query(query),
+            self.project_memory(memory),
+            attention_mask=attention_mask,
+            training=training,
+        )
 
-    def _split_heads(self, matrix: Tensor, x: Tensor) -> Tensor:
-        """(B * T, H d), made of `x` (B, T, any width) -> (B, H, T, d)."""
-        heads = ops.reshape(matrix, (*leading_lengths(x), self.num_heads, self.head_dim))
-        return ops.swapaxes(heads, 1, 2)
+    def project_query(self, x: Tensor) -> Tensor:
+        """(B, T, any width) -> the queries of each head, (B, H, T, d)."""
+        return _split_heads(self.query_proj(as_matrix(x)), x, self.num_heads)
+
+    def project_memory(self, x: Tensor) -> KeyValues:
+        """(B, S, any width) -> keys and values, (B, G, S, d) each."""
+        tokens = as_matrix(x)  # (B * S, D)
+        key, value = self.key_proj(tokens), self.value_proj(tokens)  # (B * S, G d)
+        heads = self.num_key_value_heads
+        return KeyValues(_split_heads(key, x, heads), _split_heads(value, x, heads))
+
+    def attend(
+        self,
+        query: Tensor,
+        memory: KeyValues,
+        *,
+        attention_mask: Tensor | None = None,
+        score_bias: Tensor | None = None,
+        training: bool = False,
+    ) -> Attended:
+        """Attend from queries (B, H, T, d) to keys that are there already; mask and bias as `attention_weights`."""
+        weights = attention_weights(query, memory.key, attention_mask, score_bias)  # (B, H, T, S)
+        dropped = self.weight_dropout(weights, training=training)
+        context = _swap_heads_and_tokens(weighted_values(dropped, memory.value))  # (B, T, H, d)
+        mixed = self.output_proj(ops.reshape(context, (-1, self.joined_dim)))  # (B * T, D)
+        output = ops.reshape(mixed, (*leading_lengths(context)[:2], self.model_dim))
+        return Attended(output, weights, query, *memory)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -135,6 +178,7 @@ class MultiHeadAttention(keras.layers.Layer):
             "num_heads": self.num_heads,
             "dropout": self.dropout,
             "head_dim": self.head_dim,
+            "num_key_value_heads": self.num_key_value_heads,
         }
         return {**super().get_config(), **own}
 
@@ -148,6 +192,44 @@ def _equal_share(model_dim: int, num_heads: int) -> int:
             f"or model_dim={num_heads * math.ceil(model_dim / num_heads)}."
         )
     return model_dim // num_heads
+
+
+def _checked_groups(num_heads: int, num_key_value_heads: int | None) -> int:
+    groups = num_heads if num_key_value_heads is None else num_key_value_heads
+    positive_integer("num_key_value_heads", groups)
+    if num_heads % groups:
+        raise ValueError(
+            f"num_heads={num_heads} can't share num_key_value_heads={groups} equally: "
+            f"{num_heads} % {groups} = {num_heads % groups}. Use a num_key_value_heads out of {divisors(num_heads)}."
+        )
+    return groups
+
+
+def _split_heads(matrix: Tensor, x: Tensor, num_heads: int) -> Tensor:
+    """(B * T, H d), made of `x` (B, T, any width) -> (B, H, T, d)."""
+    heads = ops.reshape(matrix, (*leading_lengths(x), num_heads, matrix.shape[-1] // num_heads))
+    return _swap_heads_and_tokens(heads)
+
+
+def _swap_heads_and_tokens(x: Tensor) -> Tensor:
+    """(B, T, H, d) <-> (B, H, T, d)."""
+    _, first, second, width = x.shape
+    if 1 in (first, second) and None not in (first, second):
+        # Nothing moves in memory, so the one token of a decoding step costs no transpose.
+        return ops.reshape(x, (-1, second, first, width))
+    return ops.swapaxes(x, 1, 2)
+
+
+def _with_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, a, b, n) -> (B, num_heads, a b / num_heads, n): neighbouring heads become rows of one, and back."""
+    batch, heads, rows, last = x.shape
+    if heads == num_heads:
+        return x
+    wanted = [batch, num_heads, None if rows is None else heads * rows // num_heads, last]
+    if wanted.count(None) > 1:
+        known = ops.shape(x)
+        wanted = [known[0], num_heads, wanted[2], known[3]]
+    return ops.reshape(x, tuple(-1 if length is None else length for length in wanted))
 
 
 def divisors(number: int) -> list[int]:

@@ -5,8 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_transformer.checks import positive_integer
+from keras_transformer.checks import positive, positive_integer
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.per_token import as_matrix, leading_lengths
+
+FEW_TOKENS = 16
+"""New tokens a row up to which a call for logits counts as a decoding step."""
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -21,11 +25,16 @@ class TokenEmbedding(keras.layers.Layer):
     padding and the other special pieces, whose ids are the lowest, keep their own. So a fresh or cloned model tells
     texts apart and can be trained as it is; which pieces are alike it doesn't know. `compression.cut` sets the map.
 
+    Called with `as_logits` it goes the other way, from hidden states to a float32 logit for each token, through the
+    same weights and without a bias: tied embeddings (Press & Wolf 2017; Vaswani et al. 2017, section 3.4). That is
+    a second call of one layer and not a layer of its own, so that clones of a model and files keep the two tied.
+
     Args:
         vocab_size: number of token ids V that may come in.
         model_dim: width D of the output.
         embedding_dim: width E of the table; None = D, no factor.
         kept_pieces: rows K of the table; None = V, no map.
+        scale: what each vector is multiplied by: sqrt(D) in Vaswani et al. 2017, section 3.4.
     """
 
     def __init__(
@@ -34,6 +43,7 @@ class TokenEmbedding(keras.layers.Layer):
         model_dim: int,
         embedding_dim: int | None = None,
         kept_pieces: int | None = None,
+        scale: float = 1.0,
         **layer_options: Any,
     ) -> None:
         super().__init__(**layer_options)
@@ -48,7 +58,8 @@ class TokenEmbedding(keras.layers.Layer):
                     f"kept_pieces={kept_pieces} is more than vocab_size={vocab_size}: pieces can only be dropped. "
                     f"Use kept_pieces=None to keep all, or a number below {vocab_size}."
                 )
-        self.vocab_size, self.model_dim = vocab_size, model_dim
+        positive("scale", scale)
+        self.vocab_size, self.model_dim, self.scale = vocab_size, model_dim, scale
         self.embedding_dim, self.kept_pieces = embedding_dim, kept_pieces
         self.factor = None
         if embedding_dim is not None:
@@ -76,15 +87,37 @@ class TokenEmbedding(keras.layers.Layer):
     def _fresh_map(self, shape: tuple, dtype: str) -> Tensor:
         return ops.mod(ops.arange(shape[0], dtype=dtype), self.kept_pieces)
 
-    def call(self, token_ids: Tensor) -> Tensor:
-        """(B, T) ids in 0..V-1 -> (B, T, D). Ids out of range are the caller's to catch: kernels don't agree."""
-        rows = token_ids if self.kept_pieces is None else ops.take(self.piece_row, token_ids, axis=0)
-        embedded = ops.cast(ops.take(self.table, rows, axis=0), self.compute_dtype)  # (B, T, E or D)
-        return embedded if self.factor is None else self.factor(embedded)  # (B, T, D)
+    def call(self, inputs: Tensor, *, as_logits: bool = False) -> Tensor:
+        """(B, T) ids in 0..V-1 -> (B, T, D); with `as_logits`, hidden states (B, T, D) -> (B, T, V) float32.
 
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """(B, T) -> (B, T, D)."""
-        return (*input_shape, self.model_dim)
+        Ids out of range are the caller's to catch: kernels don't agree.
+
+        Raises:
+            ValueError: for logits through a table that was cut to `kept_pieces`: tokens would share one logit.
+        """
+        if as_logits:
+            return self._logits(inputs)
+        rows = inputs if self.kept_pieces is None else ops.take(self.piece_row, inputs, axis=0)
+        embedded = ops.cast(ops.take(self.table, rows, axis=0), self.compute_dtype)  # (B, T, E or D)
+        vectors = embedded if self.factor is None else self.factor(embedded)  # (B, T, D)
+        return vectors if self.scale == 1.0 else vectors * self.scale
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """h E^T with E the table, or h F^T E^T with a factor F; the table isn't cast: each step would do it anew."""
+        if self.kept_pieces is not None:
+            raise ValueError(
+                f"kept_pieces={self.kept_pieces} of vocab_size={self.vocab_size} leaves tokens without a row of "
+                "their own, so they can't be told apart as output. Use kept_pieces=None, "
+                "or an output projection that isn't tied."
+            )
+        rows = ops.cast(as_matrix(hidden), "float32")  # (B * T, D)
+        if self.factor is not None:
+            rows = ops.matmul(rows, ops.transpose(ops.cast(self.factor.kernel, "float32")))  # (B * T, E)
+        if _is_a_step_of_several_rows(hidden.shape):
+            logits = ops.transpose(ops.matmul(self.table, ops.transpose(rows)))  # (B * T, V)
+        else:
+            logits = ops.matmul(rows, ops.transpose(self.table))  # (B * T, V)
+        return ops.reshape(logits, (*leading_lengths(hidden), self.vocab_size))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -93,8 +126,17 @@ class TokenEmbedding(keras.layers.Layer):
             "model_dim": self.model_dim,
             "embedding_dim": self.embedding_dim,
             "kept_pieces": self.kept_pieces,
+            "scale": self.scale,
         }
         return {**super().get_config(), **own}
+
+
+def _is_a_step_of_several_rows(shape: tuple) -> bool:
+    """Tell where TensorFlow would take five times as long to multiply by a transposed table as by the table.
+
+    For one row alone it doesn't, and there the plain product is the fully connected layer that LiteRT has.
+    """
+    return shape[1] is not None and shape[1] <= FEW_TOKENS and tuple(shape[:2]) != (1, 1)
 
 
 @keras.saving.register_keras_serializable("keras_transformer")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_transformer.checks import fraction, positive, positive_integer
+from keras_transformer.layers.activations import activation_name
 from keras_transformer.layers.attention import MultiHeadAttention
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.masks import Tensor
@@ -62,8 +63,8 @@ class EncoderLayer(keras.layers.Layer):
         self.head_dim = self.attention.head_dim
         self.feed_forward = FeedForward(model_dim, inner_dim, activation, name="feed_forward", dtype=policy)
         self.activation = self.feed_forward.activation
-        self.attention_norm = _layer_norm("attention_norm", epsilon, policy)
-        self.feed_forward_norm = _layer_norm("feed_forward_norm", epsilon, policy)
+        self.attention_norm = layer_norm("attention_norm", epsilon, policy)
+        self.feed_forward_norm = layer_norm("feed_forward_norm", epsilon, policy)
         self.residual_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=policy)
 
     def build(self, input_shape: tuple) -> None:
@@ -93,7 +94,7 @@ class EncoderLayer(keras.layers.Layer):
             "num_heads": self.num_heads,
             "inner_dim": self.inner_dim,
             "dropout": self.dropout,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": activation_name(self.activation),
             "norm_first": self.norm_first,
             "epsilon": self.epsilon,
             "head_dim": self.head_dim,
@@ -141,7 +142,7 @@ class Encoder(keras.layers.Layer):
             for index in range(num_layers)
         ]
         self.activation, self.head_dim = self.encoder_layers[0].activation, self.encoder_layers[0].head_dim
-        self.final_norm = _layer_norm("final_norm", epsilon, self.dtype_policy) if norm_first else None
+        self.final_norm = layer_norm("final_norm", epsilon, self.dtype_policy) if norm_first else None
 
     def build(self, input_shape: tuple) -> None:
         """Make the weights of each layer."""
@@ -164,7 +165,7 @@ class Encoder(keras.layers.Layer):
             "num_heads": self.num_heads,
             "inner_dim": self.inner_dim,
             "dropout": self.dropout,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": activation_name(self.activation),
             "norm_first": self.norm_first,
             "epsilon": self.epsilon,
             "head_dim": self.head_dim,
@@ -172,6 +173,11 @@ class Encoder(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-def _layer_norm(name: str, epsilon: float, policy: Any) -> keras.layers.LayerNormalization:
+def layer_norm(name: str, epsilon: float, policy: Any) -> keras.layers.LayerNormalization:
+    """Return a LayerNorm; Keras keeps its sums in float32 under a half-precision policy.
+
+    Raises:
+        ValueError: if `epsilon` isn't finite and above 0.
+    """
     positive("epsilon", epsilon, example=1e-12)
     return keras.layers.LayerNormalization(epsilon=epsilon, name=name, dtype=policy)

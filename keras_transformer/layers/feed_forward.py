@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_transformer.checks import fraction, positive_integer
+from keras_transformer.layers.activations import activation_name, activation_named
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.layers.per_token import as_matrix, leading_lengths
 
@@ -17,7 +18,7 @@ class FeedForward(keras.layers.Layer):
     Args:
         model_dim: width D of the output.
         inner_dim: width F between the two products.
-        activation: a Keras activation; the paper has "relu", BERT the exact "gelu" (erf).
+        activation: a Keras activation, or "gelu_tanh", which GPT-2 has; the paper has "relu", BERT the exact "gelu".
         dropout: rate applied to the inner activations while training; the paper and BERT have none here.
     """
 
@@ -34,7 +35,7 @@ class FeedForward(keras.layers.Layer):
         positive_integer("inner_dim", inner_dim)
         fraction("dropout", dropout)
         self.model_dim, self.inner_dim, self.dropout = model_dim, inner_dim, dropout
-        self.activation = keras.activations.get(activation)
+        self.activation = activation_named(activation)
         self.inner = keras.layers.Dense(inner_dim, activation=self.activation, name="inner", dtype=self.dtype_policy)
         self.inner_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
         self.outer = keras.layers.Dense(model_dim, name="outer", dtype=self.dtype_policy)
@@ -54,7 +55,7 @@ class FeedForward(keras.layers.Layer):
         own = {
             "model_dim": self.model_dim,
             "inner_dim": self.inner_dim,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": activation_name(self.activation),
             "dropout": self.dropout,
         }
         return {**super().get_config(), **own}

@@ -1,6 +1,7 @@
 """Where a token stands: sinusoidal (Vaswani et al. 2017, section 3.5) and learned positions."""
 
 import math
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -66,7 +67,8 @@ class LearnedPositions(keras.layers.Layer):
 
     Raises:
         ValueError: when called with more than `max_length` positions, or a `start` before or beyond them. Where
-            the length is known only while a graph runs, the backend's own error.
+            the length is known only while a graph runs, the backend's own error; so too for a tensor `start`, where
+            XLA has none and -1 is the last row: whoever steps on checks the positions beforehand.
     """
 
     def __init__(self, max_length: int, **layer_options: Any) -> None:
@@ -80,10 +82,16 @@ class LearnedPositions(keras.layers.Layer):
             shape=(self.max_length, input_shape[-1]),
             initializer=keras.initializers.TruncatedNormal(stddev=0.02),
             name="table",
+            autocast=False,  # cast the few rows added, not the whole table
         )
 
-    def call(self, x: Tensor, *, start: int = 0) -> Tensor:
-        """Add rows start, start + 1, ... of the table to x (B, T, D)."""
+    def call(self, x: Tensor, *, start: int | Tensor = 0) -> Tensor:
+        """Add rows start, start + 1, ... of the table to x (B, T, D); `start` is a scalar or (B,)."""
+        rows = self._rows(x, int(start)) if isinstance(start, Integral) else self._rows_from(x, start)
+        return x + ops.cast(rows, self.compute_dtype)
+
+    def _rows(self, x: Tensor, start: int) -> Tensor:
+        """(T, D), the same for each row of the batch."""
         if start < 0:
             raise ValueError(f"start={start} must be at least 0, the first row of the table. Use for example start=0.")
         length = x.shape[1]
@@ -94,8 +102,12 @@ class LearnedPositions(keras.layers.Layer):
                 f"or build the layer with max_length={start + length}."
             )
         # Unlike table[start:stop], `ops.slice` fails beyond the table; one row too few would be broadcast.
-        rows = ops.slice(self.table, (start, 0), (ops.shape(x)[1], x.shape[-1]))  # (T, D)
-        return x + ops.cast(rows, self.compute_dtype)
+        return ops.slice(self.table, (start, 0), (ops.shape(x)[1], x.shape[-1]))
+
+    def _rows_from(self, x: Tensor, start: Tensor) -> Tensor:
+        """(T, D), or (B, T, D) for a `start` (B,)."""
+        position = ops.expand_dims(start, -1) + ops.arange(ops.shape(x)[1], dtype=start.dtype)  # (T,) or (B, T)
+        return ops.take(self.table, position, axis=0)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

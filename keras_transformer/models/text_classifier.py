@@ -4,18 +4,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import keras
-from keras import ops
 
-from keras_transformer.checks import fraction, one_of, positive_integer
-from keras_transformer.layers import (
-    EncoderLayer,
-    FirstTokenPooling,
-    LearnedPositions,
-    MeanPooling,
-    SegmentEmbedding,
-    TokenEmbedding,
-)
+from keras_transformer.checks import one_of, positive_integer
+from keras_transformer.layers import FirstTokenPooling, MeanPooling
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.models.configuration import argument, config_of, model_of
+from keras_transformer.models.encoded_text import encoded_text
 from keras_transformer.pretrained import bert
 
 POOLINGS = ("mean", "first")
@@ -68,41 +62,11 @@ class TextClassifier(keras.Model):
         dtype: Any = None,
     ) -> None:
         """Check the numbers, build the graph, keep the arguments for the config."""
-        for label, value in (("num_classes", num_classes), ("num_layers", num_layers)):
-            positive_integer(label, value)
-        fraction("dropout", dropout)
+        positive_integer("num_classes", num_classes)
         one_of("pooling", pooling, POOLINGS)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-        token_ids = keras.Input((None,), dtype="int32", name="token_ids")
-        real = ops.not_equal(token_ids, 0)  # (B, T)
-        taps = {"mask": real}
-
-        x = TokenEmbedding(vocab_size, model_dim, embedding_dim, kept_pieces, name="tokens", dtype=policy)(token_ids)
-        x = LearnedPositions(max_length, name="positions", dtype=policy)(x)
-        x = SegmentEmbedding(name="segments", dtype=policy)(x)
-        x = keras.layers.LayerNormalization(epsilon=1e-12, name="embeddings_norm", dtype=policy)(x)
-        taps["embeddings"] = x
-        x = keras.layers.Dropout(dropout, name="embeddings_dropout", dtype=policy)(x)
-
-        options: dict[str, Any] = {"norm_first": norm_first, "head_dim": head_dim, "dtype": policy}
-        for index in range(num_layers):
-            layer = EncoderLayer(model_dim, num_heads, inner_dim, dropout, name=f"encoder_{index}", **options)
-            encoded = layer(x, attention_mask=real)
-            taps |= {f"encoder/{index}/{part}": tensor for part, tensor in encoded._asdict().items()}
-            x = encoded.hidden
-        if norm_first:
-            x = keras.layers.LayerNormalization(epsilon=1e-12, name="final_norm", dtype=policy)(x)
-        taps["pooled"] = pooled = _pool(pooling, x, real, policy)
-        dropped = keras.layers.Dropout(dropout, name="pooled_dropout", dtype=policy)(pooled)
-        # Logits are float32 whatever the policy: losses and softmax start from them.
-        logits = keras.layers.Dense(num_classes, name="logits", dtype="float32")(dropped)
-
-        super().__init__(token_ids, logits, name=name)
-        self.dtype_policy = policy  # `compile` scales the loss when it says mixed_float16
-        self.tap_tensors: dict[str, Tensor] = taps
-        self._arguments: dict[str, Any] = {
+        trunk: dict[str, Any] = {
             "vocab_size": vocab_size,
-            "num_classes": num_classes,
             "num_layers": num_layers,
             "model_dim": model_dim,
             "num_heads": num_heads,
@@ -111,10 +75,20 @@ class TextClassifier(keras.Model):
             "embedding_dim": embedding_dim,
             "kept_pieces": kept_pieces,
             "dropout": dropout,
-            "pooling": pooling,
             "norm_first": norm_first,
-            "head_dim": layer.head_dim,
+            "head_dim": head_dim,
         }
+        text = encoded_text(**trunk, policy=policy)
+        pooled = _pool(pooling, text.hidden, text.real, policy)
+        dropped = keras.layers.Dropout(dropout, name="pooled_dropout", dtype=policy)(pooled)
+        # Logits are float32 whatever the policy: losses and softmax start from them.
+        logits = keras.layers.Dense(num_classes, name="logits", dtype="float32")(dropped)
+
+        super().__init__(text.token_ids, logits, name=name)
+        self.dtype_policy = policy  # `compile` scales the loss when it says mixed_float16
+        self.tap_tensors: dict[str, Tensor] = {**text.taps, "pooled": pooled}
+        head = {"num_classes": num_classes, "pooling": pooling, "head_dim": text.head_dim}
+        self._arguments: dict[str, Any] = {**trunk, **head}
 
     @classmethod
     def from_pretrained(
@@ -162,26 +136,16 @@ class TextClassifier(keras.Model):
 
     def __getattr__(self, name: str) -> Any:
         """Offer each constructor argument under its own name."""
-        arguments = self.__dict__.get("_arguments", {})
-        if name in arguments:
-            return arguments[name]
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return argument(self, name)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, and the names of the layers that are frozen."""
-        policy = keras.saving.serialize_keras_object(self.dtype_policy)
-        frozen = [layer.name for layer in self.layers if not layer.trainable]
-        return {**self._arguments, "name": self.name, "dtype": policy, "frozen": frozen}
+        return config_of(self, self._arguments)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
         """Build the model from what `get_config` returned."""
-        arguments = dict(config)
-        frozen = arguments.pop("frozen", [])
-        model = cls(**arguments)
-        for name in frozen:  # else the optimizer of a loaded file doesn't fit
-            model.get_layer(name).trainable = False
-        return model
+        return model_of(cls, config)
 
 
 def _pool(pooling: str, hidden: Tensor, real: Tensor, policy: Any) -> Tensor:

@@ -2,26 +2,24 @@
 
 Each tensor of a file has exactly one place. A dense kernel is the file's weight transposed; everything else is copied
 as it is. `embeddings.position_ids` is the row 0, 1, 2, ... that the original keeps as a buffer: checked, not stored.
-Tensors are float32, float16 or bfloat16; the half ones widen without loss, and are written back as float32.
+The output layer of a masked language model shares the token table and one bias: a second copy in the file is checked.
+The first released BERTs call a norm's two vectors gamma and beta; they are read, and written under their newer names.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from keras_transformer.checks import UserError
-from keras_transformer.files import ModelFileError, read_json, staged
+from keras_transformer.files import ModelFileError
+from keras_transformer.pretrained import tensor_files
+from keras_transformer.pretrained.tensor_files import CONFIG_FILE, WEIGHTS_FILE, Place
 
-WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 POSITION_IDS = "embeddings.position_ids"
-PREFIX = "bert."  # what `BertFor...` classes put in front of each name
-FLOATS, INTEGERS = ("F32", "F16", "BF16"), ("I64", "I32")  # as safetensors names them
-MOST_NAMES = 4
+PREFIX = "bert."  # what `BertFor...` classes put in front of each name of the encoder
+PREDICTIONS = "cls.predictions."
 HEADS = ("cls.", "classifier.")  # other tasks' heads: named, so that leaving them out is a decision
+POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 
 
 class BertConfig(NamedTuple):
@@ -33,13 +31,6 @@ class BertConfig(NamedTuple):
     num_heads: int
     inner_dim: int
     max_length: int
-
-
-class Place(NamedTuple):
-    """Where a tensor of the file goes: the variable's path in our model, and whether it is transposed on the way."""
-
-    path: str
-    transposed: bool
 
 
 CONFIG_NAMES = {
@@ -70,14 +61,28 @@ DENSE_PARTS = {
     "output.dense": "feed_forward/outer",
 }
 NORM_PARTS = {"attention.output.LayerNorm": "attention_norm", "output.LayerNorm": "feed_forward_norm"}
+COPIES = {
+    f"{PREDICTIONS}decoder.weight": "embeddings.word_embeddings.weight",
+    f"{PREDICTIONS}decoder.bias": f"{PREDICTIONS}bias",
+}
 
 
-def tensor_places(num_layers: int, with_pooler: bool) -> dict[str, Place]:
+OLD_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+
+
+class Heads(NamedTuple):
+    """Which parts a model has on top of the encoder."""
+
+    pooler: bool
+    predictions: bool
+
+
+def tensor_places(num_layers: int, heads: Heads) -> dict[str, Place]:
     """The place of each tensor of a BERT with so many layers, by its name in the file."""
     places = {
-        "embeddings.word_embeddings.weight": Place("tokens/table", False),
-        "embeddings.position_embeddings.weight": Place("positions/table", False),
-        "embeddings.token_type_embeddings.weight": Place("segments/table", False),
+        "embeddings.word_embeddings.weight": Place(("tokens/table",)),
+        "embeddings.position_embeddings.weight": Place(("positions/table",)),
+        "embeddings.token_type_embeddings.weight": Place(("segments/table",)),
         **_norm("embeddings.LayerNorm", "embeddings_norm"),
     }
     for index in range(num_layers):
@@ -86,8 +91,12 @@ def tensor_places(num_layers: int, with_pooler: bool) -> dict[str, Place]:
             places |= _dense(f"{theirs}.{part}", f"{ours}/{path}")
         for part, path in NORM_PARTS.items():
             places |= _norm(f"{theirs}.{part}", f"{ours}/{path}")
-    if with_pooler:
+    if heads.pooler:
         places |= _dense("pooler.dense", "pooling/dense")
+    if heads.predictions:
+        places |= _dense(f"{PREDICTIONS}transform.dense", "transform")
+        places |= _norm(f"{PREDICTIONS}transform.LayerNorm", "transform_norm")
+        places[f"{PREDICTIONS}bias"] = Place(("logits/bias",))
     return places
 
 
@@ -97,23 +106,12 @@ def read_config(folder: Path | str) -> BertConfig:
     Raises:
         ModelFileError: if the file is missing, isn't JSON, lacks a number, or describes another architecture.
     """
-    path = Path(folder) / CONFIG_FILE
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ModelFileError(f"{path}: holds no JSON object, so it isn't the config.json of a BERT. {WANTED_FOLDER}")
-    for name, value in EXPECTED.items():
-        if content.get(name, value) != value:
-            raise ModelFileError(
-                f"{path}: {name}={content[name]!r}, but this importer reads {name}={value!r} only. {WANTED_FOLDER}"
-            )
-    wrong = {name: content.get(name) for name in CONFIG_NAMES if not _is_count(content.get(name))}
-    if wrong:
-        raise ModelFileError(f"{path}: has {wrong}, and each must be a whole number of at least 1. {WANTED_FOLDER}")
+    content = tensor_files.read_config(folder, EXPECTED, CONFIG_NAMES, WANTED_FOLDER)
     config = BertConfig(**{ours: content[theirs] for theirs, ours in CONFIG_NAMES.items()})
     if config.model_dim % config.num_heads:
         raise ModelFileError(
-            f"{path}: num_attention_heads={config.num_heads} doesn't divide hidden_size={config.model_dim}. "
-            f"{WANTED_FOLDER}"
+            f"{Path(folder) / CONFIG_FILE}: num_attention_heads={config.num_heads} doesn't divide "
+            f"hidden_size={config.model_dim}. {WANTED_FOLDER}"
         )
     return config
 
@@ -121,11 +119,11 @@ def read_config(folder: Path | str) -> BertConfig:
 def load_weights(model: Any, folder: Path | str) -> None:
     """Copy the tensors of `folder`/model.safetensors into `model`; nothing is copied unless all of them fit.
 
-    A model that pools the mean has no use for the file's pooler, and leaves it out; every other tensor must have its
-    place, and every place its tensor.
+    A model without a pooler has no use for the file's, and leaves it out; the head of next-sentence prediction and
+    of other tasks is left out, too. Every other tensor must have its place, and every place its tensor.
 
     Args:
-        model: has `num_layers` and `pooling`, and layers named as `TextClassifier` names them.
+        model: has `num_layers` and `max_length`, and layers named as `TextClassifier` or `MaskedLM` names them.
         folder: a Hugging Face folder.
 
     Raises:
@@ -134,135 +132,84 @@ def load_weights(model: Any, folder: Path | str) -> None:
         ValueError: if the model has parts that BERT's layout doesn't know.
     """
     _refuse_other_parts(model)
-    path = Path(folder) / WEIGHTS_FILE
-    tensors = _read_tensors(path)
-    places = tensor_places(model.num_layers, with_pooler=model.pooling == "first")
-    _check_names(path, set(tensors), set(places), model.pooling)
+    path, heads = Path(folder) / WEIGHTS_FILE, _heads(model)
+
+    def is_other_head(name: str) -> bool:
+        return name.startswith(HEADS) and not (heads.predictions and name.startswith(PREDICTIONS))
+
+    tensors = tensor_files.read_tensors(path, PREFIX, is_other_head, integers=(POSITION_IDS,))
+    tensors = _under_new_names(path, tensors)
+    places = tensor_places(model.num_layers, heads)
+    unused = {POSITION_IDS, *(COPIES if heads.predictions else ()), *(() if heads.pooler else POOLER)}
+    tensor_files.check_names(path, tensors, places, unused)
+    for copy, original in COPIES.items():
+        tensor_files.check_copy(path, tensors, copy, original)
     _check_position_ids(path, tensors.get(POSITION_IDS), model.max_length)
-    variables = _variables(model)
-    values = {}
-    for name, place in places.items():
-        value = tensors[name].T if place.transposed else tensors[name]
-        expected = tuple(variables[place.path].shape)
-        if value.shape != expected:
-            raise ModelFileError(
-                f"{path}: tensor {name!r} has shape {tensors[name].shape}, which gives {value.shape} here, but the "
-                f"model wants {expected}. Take the config.json that belongs to these weights."
-            )
-        _check_finite(path, name, value)
-        values[place.path] = value
-    for variable_path, value in values.items():
-        variables[variable_path].assign(value)
+    tensor_files.assign(path, tensors, places, model)
 
 
 def save(model: Any, folder: Path | str) -> None:
     """Write `model` as a Hugging Face folder; the float32 tensors that `load_weights` took go back byte for byte.
 
-    A model that pools the mean is written without a pooler. The classification head has no place in the layout of a
-    plain BERT and stays behind.
+    A `MaskedLM` becomes a BertForMaskedLM, a `TextClassifier` a plain BertModel, without a pooler if it pools the
+    mean; there its classification head has no place and stays behind.
 
     Raises:
         UserError: if `folder` holds other files, which would be lost.
         ValueError: if the model has parts that BERT's layout doesn't know.
     """
     _refuse_other_parts(model)
-    _refuse_other_files(Path(folder))
-    variables = _variables(model)
-    tensors = {}
-    for name, place in tensor_places(model.num_layers, with_pooler=model.pooling == "first").items():
-        value = variables[place.path].numpy().astype("float32")
-        tensors[name] = np.ascontiguousarray(value.T if place.transposed else value)
+    heads = _heads(model)
+    tensors = tensor_files.tensors_of(model, tensor_places(model.num_layers, heads))
     tensors[POSITION_IDS] = np.arange(model.max_length, dtype="int64")[None]
+    if heads.predictions:
+        tensors = {name if name.startswith(HEADS) else PREFIX + name: value for name, value in tensors.items()}
     config = {theirs: getattr(model, ours) for theirs, ours in CONFIG_NAMES.items()}
-    with staged(folder) as staging:
-        staging.mkdir()
-        save_file(tensors, staging / WEIGHTS_FILE, metadata={"format": "pt"})
-        text = json.dumps({"architectures": ["BertModel"], **config, **EXPECTED}, indent=2)
-        (staging / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    architecture = "BertForMaskedLM" if heads.predictions else "BertModel"
+    tensor_files.write_folder(folder, tensors, {"architectures": [architecture], **config, **EXPECTED})
+
+
+def _under_new_names(path: Path, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    renamed = {}
+    for given, value in tensors.items():
+        name = given
+        for old, new in OLD_NAMES.items():
+            name = name.replace(old, new)
+        if name != given and name in tensors:
+            raise ModelFileError(
+                f"{path}: holds tensor {name!r} and its older name {given!r}, and only one can be used. "
+                "Remove the other."
+            )
+        renamed[name] = value
+    return renamed
 
 
 def _dense(theirs: str, ours: str) -> dict[str, Place]:
-    return {f"{theirs}.weight": Place(f"{ours}/kernel", True), f"{theirs}.bias": Place(f"{ours}/bias", False)}
+    return {
+        f"{theirs}.weight": Place((f"{ours}/kernel",), transposed=True),
+        f"{theirs}.bias": Place((f"{ours}/bias",)),
+    }
 
 
 def _norm(theirs: str, ours: str) -> dict[str, Place]:
-    return {f"{theirs}.weight": Place(f"{ours}/gamma", False), f"{theirs}.bias": Place(f"{ours}/beta", False)}
+    return {f"{theirs}.weight": Place((f"{ours}/gamma",)), f"{theirs}.bias": Place((f"{ours}/beta",))}
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _heads(model: Any) -> Heads:
+    paths = tensor_files.variables_of(model)
+    return Heads(pooler="pooling/dense/kernel" in paths, predictions="transform/kernel" in paths)
 
 
 def _refuse_other_parts(model: Any) -> None:
     odd_heads = model.num_heads * model.head_dim != model.model_dim
-    if model.embedding_dim is not None or model.kept_pieces is not None or model.norm_first or odd_heads:
+    kept_pieces = getattr(model, "kept_pieces", None)  # a masked language model can't have a map
+    if model.embedding_dim is not None or kept_pieces is not None or model.norm_first or odd_heads:
         raise ValueError(
-            f"{model.name!r} has embedding_dim={model.embedding_dim}, kept_pieces={model.kept_pieces}, "
+            f"{model.name!r} has embedding_dim={model.embedding_dim}, kept_pieces={kept_pieces}, "
             f"norm_first={model.norm_first}, and {model.num_heads} heads of {model.head_dim} in a width of "
             f"{model.model_dim}: a factor, a map, pre-norm, heads that don't fill the width; "
             "BERT's layout knows none of these. Use a .keras file for this model."
         )
-
-
-def _refuse_other_files(folder: Path) -> None:
-    """The folder is replaced as a whole: a tokenizer beside the weights would go with it."""
-    names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    others = sorted(names - {WEIGHTS_FILE, CONFIG_FILE})
-    if others:
-        raise UserError(f"{folder}: holds {_some(others)}, which writing there would remove. Give a new folder.")
-
-
-def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise ModelFileError(f"{path}: there is no such file. Give a Hugging Face folder with {WEIGHTS_FILE}.")
-    tensors: dict[str, np.ndarray] = {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            for full_name in sorted(file.keys()):
-                name = full_name.removeprefix(PREFIX)
-                if name in tensors:
-                    raise ModelFileError(
-                        f"{path}: holds tensor {name!r} with the prefix {PREFIX!r} and without, and only one can be "
-                        "used. Remove the other."
-                    )
-                if not name.startswith(HEADS):
-                    _check_format(path, name, file.get_slice(full_name).get_dtype())
-                    tensors[name] = file.get_tensor(full_name)
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path}: can't be read as safetensors ({error}). Fetch it again.") from error
-    return tensors
-
-
-def _check_names(path: Path, given: set[str], wanted: set[str], pooling: str) -> None:
-    unused = {POSITION_IDS}
-    if pooling == "mean":
-        unused |= {"pooler.dense.weight", "pooler.dense.bias"}
-    missing, extra = sorted(wanted - given), sorted(given - wanted - unused)
-    if missing or extra:
-        raise ModelFileError(
-            f"{path}: missing tensors {_some(missing)}, extra tensors {_some(extra)}. "
-            "Each tensor must be used exactly once: take the weights that belong to this config.json."
-        )
-
-
-def _some(names: list[str]) -> str:
-    """The first few names: a file of another architecture has hundreds, and the message is one line."""
-    more = len(names) - MOST_NAMES
-    return (", ".join(map(repr, names[:MOST_NAMES])) or "none") + (f" and {more} more" if more > 0 else "")
-
-
-def _check_format(path: Path, name: str, number_format: str) -> None:
-    readable = INTEGERS if name == POSITION_IDS else FLOATS
-    if number_format not in readable:
-        raise ModelFileError(
-            f"{path}: tensor {name!r} holds {number_format} numbers, and this importer reads {', '.join(readable)}. "
-            f"Convert it to {readable[0]}."
-        )
-
-
-def _check_finite(path: Path, name: str, value: np.ndarray) -> None:
-    if not np.isfinite(value.astype("float32")).all():
-        raise ModelFileError(f"{path}: tensor {name!r} holds NaN or infinity. Fetch the file again.")
 
 
 def _check_position_ids(path: Path, position_ids: np.ndarray | None, max_length: int) -> None:
@@ -271,11 +218,3 @@ def _check_position_ids(path: Path, position_ids: np.ndarray | None, max_length:
             f"{path}: {POSITION_IDS} isn't 0 to {max_length - 1} in order, so the positions mean something else. "
             "Take weights with absolute positions."
         )
-
-
-def _variables(model: Any) -> dict[str, Any]:
-    """The model's weights by path, without the model's own name in front."""
-    return {
-        weight.path.split("/", 1)[1] if weight.path.startswith(f"{model.name}/") else weight.path: weight
-        for weight in model.weights
-    }

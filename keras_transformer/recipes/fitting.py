@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_transformer.data.batching import Batches
+from keras_transformer.data.epochs import Epochs
 from keras_transformer.distillation import (
     Distiller,
     LossTerm,
@@ -39,6 +40,8 @@ class Schedule:
     learning_rate: float
     warmup_share: float = 0.1  # of all steps: Devlin et al. 2019, appendix A.2, warm up over the first part too
     weight_decay: float = 0.01  # Devlin et al. 2019, appendix A.2
+    beta_2: float = 0.999  # 0.98: Vaswani et al. 2017, section 5.3
+    clip_norm: float | None = None  # of all gradients together
 
     def optimizer(self, steps: int) -> keras.optimizers.Optimizer:
         """AdamW whose rate climbs in a line over the first steps, then falls to 0 as half a cosine."""
@@ -49,7 +52,9 @@ class Schedule:
             warmup_target=self.learning_rate,
             warmup_steps=warmup,
         )
-        return keras.optimizers.AdamW(rate, weight_decay=self.weight_decay)
+        return keras.optimizers.AdamW(
+            rate, weight_decay=self.weight_decay, beta_2=self.beta_2, global_clipnorm=self.clip_norm
+        )
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def fit_on_labels(
         metrics=["accuracy"],
         jit_compile=False,
     )
-    return _fit(model, batches, schedule.epochs, title, run, steps)
+    return fit(model, batches, schedule.epochs, title, run, steps)
 
 
 def fit_on_teacher(
@@ -118,7 +123,7 @@ def fit_on_teacher(
         metrics=["accuracy"],
         jit_compile=False,
     )
-    return _fit(distiller, batches, schedule.epochs, title, run, steps)
+    return fit(distiller, batches, schedule.epochs, title, run, steps)
 
 
 def record_logits(model: TextClassifier, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
@@ -153,9 +158,10 @@ def _on_each_text(
     return {name: np.concatenate([batch[name] for batch in batches])[back] for name in batches[0]}
 
 
-def _fit(
-    model: keras.Model, batches: Batches, epochs: int, title: str, run: Run, steps: int | None = None
+def fit(
+    model: keras.Model, batches: Epochs, epochs: int, title: str, run: Run, steps: int | None = None
 ) -> dict[str, list[float]]:
+    """Train a compiled model; return the history. A run whose state is kept goes on where it was killed."""
     if steps is not None:
         rounds = math.ceil(steps / batches.steps_per_epoch)
         bar = [] if run.quiet else [ProgressBar(title, steps)]

@@ -21,10 +21,10 @@ from keras_transformer.data.catalog.movie_snippets import CLASS_NAMES, Snippets,
 from keras_transformer.data.text import Table, label_ids
 from keras_transformer.data.tokenizer import WordPiece
 from keras_transformer.export import ExportReport, saved_model, tflite
+from keras_transformer.export.keras_runner import with_policy
 from keras_transformer.files import staged
 from keras_transformer.models import TextClassifier
 from keras_transformer.recipes.fitting import Run, Schedule, Soft, fit_on_labels, fit_on_teacher, record_answers
-from keras_transformer.recipes.start import with_policy
 from keras_transformer.recipes.student import StudentPlan, cut_student
 from keras_transformer.training.precision import fastest_policy
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from keras_transformer import bundle
 from keras_transformer.checks import UserError
 from keras_transformer.data import assets
+from keras_transformer.data.saved_tokenizers import word_pieces
 from keras_transformer.data.tokenizer import WordPiece
 from keras_transformer.models import BASE, SMALL, TINY, TextClassifier
 from keras_transformer.pretrained import bert
@@ -68,13 +69,6 @@ def fresh(size: str, tokenizer: WordPiece) -> Start:
     return Start(tokenizer, build, FRESH_MAX_LENGTH, FROM_NOTHING)
 
 
-def with_policy(model: TextClassifier, policy: str) -> TextClassifier:
-    """A copy of `model` that computes in another precision; the weights are the same."""
-    twin = TextClassifier.from_config({**model.get_config(), "dtype": policy})
-    twin.set_weights(model.get_weights())
-    return twin
-
-
 def _hugging_face(folder: Path) -> Start:
     def build(num_classes: int, policy: str) -> TextClassifier:
         return TextClassifier.from_pretrained(folder, num_classes, dtype=policy)
@@ -94,4 +88,4 @@ def _older_run(folder: Path) -> Start:
                 weight.assign(kept[weight.path])
         return model
 
-    return Start(older.tokenizer, build, older.model.max_length, FINE_TUNING)
+    return Start(word_pieces(older.tokenizer, folder), build, older.model.max_length, FINE_TUNING)

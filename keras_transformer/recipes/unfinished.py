@@ -1,6 +1,6 @@
 """What a `train` or `distill` that isn't done keeps beside its run folder: the state, and what it decided to do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ from keras_transformer.checks import UserError
 from keras_transformer.files import ModelFileError
 from keras_transformer.training import checkpoints
 
-DECISION = "decision.json"
-OWN = (checkpoints.FILE, DECISION)
+DECISION, ANSWERS = "decision.json", "answers.json"
+OWN = (checkpoints.FILE, DECISION, ANSWERS)
 
 
 class Unfinished:
@@ -34,18 +34,31 @@ class Unfinished:
         Raises:
             ModelFileError: if the file is damaged.
         """
-        path = self.folder / DECISION
-        if not path.exists():
-            return None
-        content = files.read_json(path)
-        if not isinstance(content, dict) or not isinstance(content.get("decision"), dict):
-            raise ModelFileError(f"{path}: isn't what a run writes. Delete the folder {self.folder} to start over.")
-        return content["decision"] if content.get("fingerprint") == self.fingerprint else None
+        return self._read(DECISION, "decision", dict)
 
     def remember(self, decision: Mapping[str, int]) -> None:
         """Write what was decided, unless the folder holds the state of a run: that decided for itself."""
         if not (self.folder / checkpoints.FILE).exists():
             files.write_json(self.folder / DECISION, {"decision": decision, "fingerprint": self.fingerprint})
+
+    def recall_answers(self) -> list[list[int]] | None:
+        """Return what a teacher wrote for this run before it was killed, as token ids; None if it hadn't got so far.
+
+        Raises:
+            ModelFileError: if the file is damaged.
+            UserError: if the folder holds the state of another run: it would be refused when all was written.
+        """
+        answers = self._read(ANSWERS, "answers", list)
+        if answers is None and (self.folder / checkpoints.FILE).exists():
+            raise UserError(
+                f"{self.folder}: holds the state of another run. Give the same options to go on, or delete the folder "
+                "to start over."
+            )
+        return answers
+
+    def remember_answers(self, answers: Sequence[Sequence[int]]) -> None:
+        """Keep what a teacher wrote, which may have taken hours."""
+        files.write_json(self.folder / ANSWERS, {"answers": answers, "fingerprint": self.fingerprint})
 
     def discard(self) -> None:
         """Remove what the run wrote, and the folder unless something else is in it by now."""
@@ -63,6 +76,16 @@ class Unfinished:
                 f"{self.folder}: a run keeps its state there until it is done, and it holds {foreign[0]!r}. "
                 "Move that away, or give another --out."
             )
+
+    def _read(self, name: str, field: str, kind: type) -> Any:
+        """The field of a file of this run; None if there is none, or it is another run's."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        content = files.read_json(path)
+        if not isinstance(content, dict) or not isinstance(content.get(field), kind):
+            raise ModelFileError(f"{path}: isn't what a run writes. Delete the folder {self.folder} to start over.")
+        return content[field] if content.get("fingerprint") == self.fingerprint else None
 
     def _entries(self) -> list[Path]:
         return sorted(self.folder.iterdir()) if self.folder.is_dir() else []

@@ -109,13 +109,12 @@ def test_what_is_not_given_follows_the_data(recipe, reviews):
     assert recipe.settings["init"] == "none"
 
 
-def test_distill_passes_on_the_teacher_and_the_unlabelled_texts(recipe, reviews, tmp_path):
-    (tmp_path / "teacher").mkdir()
-    arguments = ("distill", tmp_path / "teacher", "--data", reviews, "--unlabelled", reviews, "--out", "runs/student")
+def test_distill_passes_on_the_teacher_and_the_unlabelled_texts(recipe, reviews, small_bundle):
+    arguments = ("distill", small_bundle, "--data", reviews, "--unlabelled", reviews, "--out", "runs/student")
     content = only_json(run(*arguments, "--json"))
     assert content["folder"] == "runs/student"
     assert content["accuracy"] == 0.8675
-    assert recipe.settings["teacher"] == tmp_path / "teacher"
+    assert recipe.settings["teacher"] == small_bundle
     assert recipe.settings["unlabelled"] == reviews
     assert recipe.settings["out"] == Path("runs/student")
     assert recipe.settings["init"] is None
@@ -130,8 +129,10 @@ def test_progress_goes_to_standard_error_and_quiet_silences_it(recipe, reviews):
 
 
 def test_a_task_that_does_not_exist_is_answered_with_those_that_do(recipe, reviews):
-    with pytest.raises(ValueError, match=r"TASK='translate' must be one of \['classify'\]\. Did you mean"):
-        run("train", "translate", "--data", reviews, "--out", "x")
+    with pytest.raises(
+        ValueError, match=r"TASK='transalte' must be one of \['classify', 'translate', 'language-model'"
+    ):
+        run("train", "transalte", "--data", reviews, "--out", "x")
     assert recipe.settings == {}
 
 
@@ -356,10 +357,12 @@ def test_benchmark_takes_texts_from_a_file(small_tflite, reviews):
 
 def test_the_names_of_the_commands_are_a_contract():
     names = [command.callback.__name__ for command in app.registered_commands]
-    assert names == ["demo", "train", "distill", "export", "evaluate", "predict", "benchmark"]
+    assert names == ["demo", "train", "distill", "export", "evaluate", "predict", "generate", "benchmark"]
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "distill", "export", "evaluate", "predict", "benchmark"])
+@pytest.mark.parametrize(
+    "command", ["train", "distill", "export", "evaluate", "predict", "generate", "demo", "benchmark"]
+)
 def test_every_command_has_help_json_and_quiet(command):
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120", "TERM": "dumb"})
     assert result.exit_code == 0
@@ -384,9 +387,13 @@ def test_the_sizes_and_number_formats_of_the_options_are_those_of_the_library():
 def test_the_settings_of_the_recipes_have_a_field_for_each_option():
     from dataclasses import fields
 
-    from keras_transformer.recipes.classify import DistillSettings, TrainSettings
+    from keras_transformer.recipes import classify, language_model, translate
 
     shared = {"data", "out", "init", "size", "epochs", "batch_size", "max_length", "learning_rate", "minutes", "seed"}
-    shared |= {"text_column", "label_column", "quiet"}
-    assert {one.name for one in fields(TrainSettings)} == shared
-    assert {one.name for one in fields(DistillSettings)} == shared | {"teacher", "unlabelled"}
+    for recipe, own, more in (
+        (classify, {"text_column", "label_column"}, {"teacher", "unlabelled"}),
+        (translate, {"source_column", "target_column"}, {"teacher", "unlabelled", "beam"}),
+        (language_model, {"text_column"}, {"teacher"}),
+    ):
+        assert {one.name for one in fields(recipe.TrainSettings)} == shared | own | {"quiet"}
+        assert {one.name for one in fields(recipe.DistillSettings)} == shared | own | more | {"quiet"}

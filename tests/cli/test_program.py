@@ -56,7 +56,7 @@ def test_help_takes_less_than_half_a_second_of_the_processor():
 def test_without_arguments_the_help_is_shown():
     done = run()
     assert done.returncode == 0
-    for command in ("demo", "train", "distill", "export", "evaluate", "predict", "benchmark"):
+    for command in ("demo", "train", "distill", "export", "evaluate", "predict", "generate", "benchmark"):
         assert command in done.stdout
 
 
@@ -111,8 +111,9 @@ def test_a_model_in_keras_answers_with_a_clean_standard_error(small_bundle):
             "Try 'keras-transformer train --help'.",
         ),
         (
-            ["train", "translate", "--data", __file__, "--out", "x"],
-            "TASK='translate' must be one of ['classify']. Did you mean TASK='classify'?",
+            ["train", "translat", "--data", __file__, "--out", "x"],
+            "TASK='translat' must be one of ['classify', 'translate', 'language-model']. "
+            "Did you mean TASK='translate'?",
         ),
         (
             ["predict", "nowhere", "fine"],

@@ -178,5 +178,44 @@ def test_an_archive_cut_short_anywhere_is_refused(tmp_path, suffix):
 def test_noise_is_no_archive(tmp_path):
     archive = tmp_path / "noise.whl"
     archive.write_bytes(hashlib.sha256(b"noise").digest() * 50)
-    with pytest.raises(UserError, match=r"noise\.whl: isn't a whole zip or tar archive"):
+    with pytest.raises(UserError, match=r"noise\.whl: isn't a whole zip, tar or ar archive"):
         unpack(archive, [member()], tmp_path / "out")
+
+
+def ar_with(path: Path, *files: tuple[str, bytes]) -> Path:
+    """As deb(5) has it: a header of 60 bytes a file, an even number of bytes each."""
+    content = b"!<arch>\n"
+    for name, data in files:
+        header = f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode()
+        content += header + data + b"\n" * (len(data) % 2)
+    path.write_bytes(content)
+    return path
+
+
+def test_only_the_wanted_file_of_an_ar_is_written(tmp_path):
+    files = [("debian-binary", b"2.0\n"), ("control.tar.xz", b"odd"), ("data.tar.xz", CONTENT), ("other", b"x")]
+    archive = ar_with(tmp_path / "a.deb", *files)
+    unpack(archive, [member("data.tar.xz")], tmp_path / "out")
+    assert (tmp_path / "out" / "data.txt").read_bytes() == CONTENT
+    assert everything_in(tmp_path) == {"a.deb", "out", "out/data.txt"}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([("data.tar.xz", CONTENT + b"more")], r"'data\.tar\.xz' has 21 bytes or more, not 17"),
+        ([("data.tar.xz", CONTENT.upper())], r"'data\.tar\.xz' has sha256"),
+        ([("other", CONTENT)], r"has no file 'data\.tar\.xz'"),
+    ],
+)
+def test_an_ar_with_other_bytes_is_refused(tmp_path, files, message):
+    with pytest.raises(UserError, match=message):
+        unpack(ar_with(tmp_path / "a.deb", *files), [member("data.tar.xz")], tmp_path / "out")
+
+
+@pytest.mark.parametrize("kept", [8 + 59, 8 + 70])
+def test_an_ar_cut_short_is_refused(tmp_path, kept):
+    whole = ar_with(tmp_path / "a.deb", ("data.tar.xz", CONTENT)).read_bytes()
+    (tmp_path / "cut.deb").write_bytes(whole[:kept])
+    with pytest.raises(UserError, match=r"cut\.deb: "):
+        unpack(tmp_path / "cut.deb", [member("data.tar.xz")], tmp_path / "out")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_transformer.checks import UserError
-from keras_transformer.data.text import Table, class_names, label_ids, read_table
+from keras_transformer.data.text import Pairs, Table, class_names, label_ids, read_pairs, read_table
 
 
 @pytest.fixture
@@ -174,3 +174,42 @@ def test_a_label_that_training_never_saw_is_named_with_its_row():
         label_ids(["negative", "positiv"], ["negative", "positive"])
     with pytest.raises(UserError, match=r"and 18 more\]\. Correct the row or train"):
         label_ids(["?"], [f"class {index}" for index in range(30)])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.csv", 'source,target\nfine, gut \n"a, b",c\n'),
+        ("rows.tsv", "id\ttarget\tsource\n1\t gut \tfine\n2\tc\ta, b\n"),
+        ("rows.jsonl", '{"source": "fine", "target": " gut "}\n{"target": "c", "source": "a, b"}\n'),
+    ],
+)
+def test_each_kind_of_file_gives_the_same_pairs(write, name, content):
+    assert read_pairs(write(name, content)) == Pairs(["fine", "a, b"], [" gut ", "c"])
+
+
+def test_pairs_of_other_columns_are_read_when_they_are_named(write):
+    path = write("rows.csv", "en,de\nfine,gut\n")
+    assert read_pairs(path, "en", "de") == Pairs(["fine"], ["gut"])
+    with pytest.raises(UserError, match=r"there is no column 'source'; found \['en', 'de'\].*--source-column"):
+        read_pairs(path)
+    with pytest.raises(UserError, match=r"source and target are both column 'en'\. Name two columns"):
+        read_pairs(path, "en", "en")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("source,target\nfine,\n", r"line 2, column 'target': the row has no target"),
+        ("source,target\n ,gut\n", r"line 2, column 'source': the source is only spaces"),
+        ("source,target\n", "has no row below its header. Give at least one row"),
+    ],
+)
+def test_a_pair_that_lacks_a_side_is_named_with_its_place(write, content, message):
+    with pytest.raises(UserError, match=message):
+        read_pairs(write("rows.csv", content))
+
+
+def test_a_target_too_few_is_refused():
+    with pytest.raises(ValueError, match="2 sources have 1 targets: each needs one"):
+        Pairs(["a", "b"], ["x"])

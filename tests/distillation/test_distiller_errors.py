@@ -129,7 +129,8 @@ def test_a_softmax_on_the_way_and_log_probabilities_are_no_probabilities(classif
     x = keras.Input((7,))
     hidden = keras.layers.Dense(5, "softmax")(x)
     for output in (keras.layers.Dense(3)(hidden), keras.layers.Dense(3, "log_softmax")(x), ops.log(hidden)):
-        Distiller(keras.Model(x, output), classifier(), [SOFT])
+        student = keras.Model(x, output)
+        assert Distiller(student, classifier(), [SOFT]).student is student
 
 
 def test_a_distiller_is_not_serialised(classifier, tmp_path):

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from writing_models import ROOM, TEXTS, GreedyLoop, learned, made
 
 GOOD = ["warm", "funny", "sharp", "lovely", "bright", "tender"]
 BAD = ["dull", "slow", "clumsy", "loud", "empty", "bitter"]
@@ -104,5 +105,95 @@ def lite(review_model, parts, tmp_path_factory):
             path = folder / f"{quantize}.tflite"
             reports[quantize] = tflite(review_model, path, quantize=quantize, **parts)
         return reports[quantize]
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def text_tokenizer():
+    return learned()
+
+
+@pytest.fixture(scope="session")
+def writing_model(text_tokenizer):
+    """A function: task -> a model that writes, made once."""
+    models = {}
+
+    def model(task):
+        if task not in models:
+            models[task] = made(task, text_tokenizer.vocab_size)
+        return models[task]
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def in_keras(writing_model, text_tokenizer):
+    """A function: task -> what writes with the Keras model, and keeps its graphs."""
+    from keras_transformer.keras_writers import Continuer, Translator
+
+    writers = {}
+
+    def writer(task):
+        if task not in writers:
+            make = Translator if task == "translate" else Continuer
+            writers[task] = make(writing_model(task), text_tokenizer, ROOM)
+        return writers[task]
+
+    return writer
+
+
+@pytest.fixture(scope="session")
+def greedy_loop(writing_model, text_tokenizer):
+    """A function: task -> what such a model reads and writes, by passes over the whole, and its ids for all texts."""
+    loops = {}
+
+    def loop(task):
+        if task not in loops:
+            found = GreedyLoop(writing_model(task), task, text_tokenizer)
+            loops[task] = found, [found.written(text) for text in TEXTS]
+        return loops[task]
+
+    return loop
+
+
+@pytest.fixture(scope="session")
+def writing_parts(text_tokenizer):
+    """A function: task -> the arguments that every export of such a model has."""
+
+    def parts(task):
+        return {"tokenizer": text_tokenizer, "task": task, "max_length": ROOM, "examples": TEXTS}
+
+    return parts
+
+
+@pytest.fixture(scope="session")
+def lite_writer(writing_model, writing_parts, tmp_path_factory):
+    """A function: task and number format -> the report of a `.tflite` export, made once."""
+    from keras_transformer.export import tflite_writer
+
+    folder, reports = tmp_path_factory.mktemp("lite_writers"), {}
+
+    def export(task, quantize="none"):
+        if (task, quantize) not in reports:
+            options = {"quantize": quantize, "min_agreement": 0.5}
+            path = folder / f"{task}-{quantize}.tflite"
+            reports[task, quantize] = tflite_writer(writing_model(task), path, **options, **writing_parts(task))
+        return reports[task, quantize]
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def served_writer(writing_model, writing_parts, tmp_path_factory):
+    """A function: task -> the report of a SavedModel export, made once."""
+    from keras_transformer.export import saved_model_writer
+
+    folder, reports = tmp_path_factory.mktemp("served_writers"), {}
+
+    def export(task):
+        if task not in reports:
+            reports[task] = saved_model_writer(writing_model(task), folder / task, **writing_parts(task))
+        return reports[task]
 
     return export

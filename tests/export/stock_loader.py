@@ -1,6 +1,7 @@
 """Run in a process of its own: load a SavedModel as TensorFlow Serving does, where Keras and we can't be imported.
 
-Usage: stock_loader.py FOLDER REQUESTS.json; prints one JSON object. It imports nothing of this project.
+Usage: stock_loader.py FOLDER REQUESTS.json [FOLDER REQUESTS.json ...]; prints one JSON object a line for each folder.
+It imports nothing of this project.
 """
 
 import importlib.machinery
@@ -50,12 +51,14 @@ def described(signature):
 
 def answer(session, signatures, request):
     signature = signatures[request["signature"]]
-    ((name, value),) = request["inputs"].items()
-    tensor = signature.inputs[name]
     fetches = {key: output.name for key, output in signature.outputs.items()}
-    feed = numpy.array(value, dtype=tensorflow.as_dtype(tensor.dtype).as_numpy_dtype)
+    feeds = {}
+    for name, value in request["inputs"].items():
+        tensor = signature.inputs[name]
+        feed = numpy.array(value, dtype=tensorflow.as_dtype(tensor.dtype).as_numpy_dtype)
+        feeds[tensor.name] = feed.reshape(request.get("shape", feed.shape))
     try:
-        outputs = session.run(fetches, {tensor.name: feed.reshape(request.get("shape", feed.shape))})
+        outputs = session.run(fetches, feeds)
     except tensorflow.errors.OpError as error:
         return {"status": type(error).__name__, "message": error.message}
     decode = numpy.vectorize(lambda item: item.decode() if isinstance(item, bytes) else item, otypes=[object])
@@ -80,5 +83,6 @@ if __name__ == "__main__":
     import numpy
     import tensorflow
 
-    with open(sys.argv[2], encoding="utf-8") as file:
-        print(json.dumps(main(sys.argv[1], json.load(file))))
+    for folder, requests in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        with open(requests, encoding="utf-8") as file:
+            print(json.dumps(main(folder, json.load(file))))

@@ -1,3 +1,4 @@
+import decoder_oracles
 import keras
 import numpy as np
 import oracles
@@ -189,6 +190,35 @@ def test_cross_attention_from_unequal_widths_and_lengths_matches_the_loop_oracle
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_grouped_queries_match_the_loop_oracle(groups):
+    layer = MultiHeadAttention(14, 6, head_dim=5, num_key_value_heads=groups)
+    query, memory = normal(2, 7, 14, seed=1), normal(2, 11, 14, seed=2)
+    mask = random_mask(7, 11)
+    layer(query, memory)
+    randomise(layer)
+    assert layer.key_proj.kernel.shape == layer.value_proj.kernel.shape == (14, 5 * groups)
+    want = decoder_oracles.attention(query, memory, by_name(layer), 6, groups, mask[:, 0])
+    spec = tf.TensorSpec((None, None, 14))
+    run = tf.function(lambda q, m: layer(q, m, attention_mask=mask), input_signature=[spec, spec])
+    for got in (layer(query, memory, attention_mask=mask), run(query, memory)):
+        for name, ours, theirs in zip(got._fields, got, want, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=name)
+
+
+def test_a_bias_is_added_to_the_scores_before_the_mask():
+    q, k = query_and_key(7, 11)
+    bias, mask = normal(HEADS, 7, 11, scale=9), random_mask(7, 11)
+    got = np.asarray(attention_weights(q, k, mask, bias))
+    for b, h, t in np.ndindex(BATCH, HEADS, 7):
+        allowed = np.flatnonzero(mask[b, 0, t])
+        want = np.zeros(11)
+        if allowed.size:
+            scores = np.array([q[b, h, t].astype("float64") @ k[b, h, s] / np.sqrt(WIDTH) for s in allowed])
+            want[allowed] = oracles.softmax(scores + bias[h, t, allowed])
+        np.testing.assert_allclose(got[b, h, t], want, atol=1e-5)
+
+
 def test_a_query_without_a_key_gets_the_bias_of_the_output_projection():
     layer = MultiHeadAttention(6, 3)
     x = normal(2, 5, 6)
@@ -261,6 +291,11 @@ def test_a_width_that_heads_do_not_divide_is_refused_with_the_numbers_that_would
         ({"model_dim": 6, "num_heads": 2.0}, "num_heads=2.0 must be a whole number"),
         ({"model_dim": 6, "num_heads": 2, "dropout": 1.0}, "dropout=1.0 must be at least 0 and below 1"),
         ({"model_dim": 6, "num_heads": 2, "heads": 3}, "heads"),
+        (
+            {"model_dim": 12, "num_heads": 6, "num_key_value_heads": 4},
+            r"num_heads=6 can't share num_key_value_heads=4 .* Use a num_key_value_heads out of \[1, 2, 3, 6\]",
+        ),
+        ({"model_dim": 6, "num_heads": 2, "num_key_value_heads": 0}, "num_key_value_heads=0 must be a whole number"),
         ({"model_dim": 6, "num_heads": 4, "head_dim": 0}, "head_dim=0 must be a whole number of at least 1"),
     ],
 )

@@ -14,10 +14,25 @@ from keras_transformer import layers
 POLICIES = ["float32", "mixed_bfloat16", "mixed_float16"]
 IDS = np.array([[3, 11, 5, 0, 0], [0, 0, 0, 0, 0]], dtype="int32")
 REAL = IDS != 0
+DECODER = {
+    "model_dim": 6,
+    "num_heads": 2,
+    "inner_dim": 11,
+    "dropout": 0.25,
+    "activation": "gelu_tanh",
+    "norm_first": True,
+    "epsilon": 1e-3,
+    "head_dim": 5,
+    "num_key_value_heads": 1,
+    "cross_attention": True,
+}
+# Layers that give one dtype under each policy; the others give the policy's.
+HALVES = [layers.MultiHeadAttention, layers.EncoderLayer, layers.Encoder, layers.DecoderLayer, layers.Decoder]
+FIXED_DTYPE = {layers.CausalMask: "bool", layers.RotaryPositions: "float32", layers.LinearBiases: "float32"}
 # Each layer with no argument at its default, and what to call it with.
 EXAMPLES = {
     layers.MultiHeadAttention: (
-        {"model_dim": 6, "num_heads": 2, "dropout": 0.25, "head_dim": 5},
+        {"model_dim": 6, "num_heads": 2, "dropout": 0.25, "head_dim": 5, "num_key_value_heads": 1},
         lambda x: ((x, x), {"attention_mask": REAL}),
     ),
     layers.FeedForward: (
@@ -51,15 +66,27 @@ EXAMPLES = {
         },
         lambda x: ((x,), {"attention_mask": REAL}),
     ),
+    layers.DecoderLayer: (
+        DECODER,
+        lambda x: ((x, x), {"attention_mask": layers.causal_mask(5), "memory_mask": REAL}),
+    ),
+    layers.Decoder: (
+        {"num_layers": 3, **DECODER},
+        lambda x: ((x, x), {"attention_mask": layers.causal_mask(5), "memory_mask": REAL}),
+    ),
+    layers.CausalMask: ({}, lambda x: ((x,), {})),
+    layers.RotaryPositions: ({"head_dim": 8, "base": 500.0}, lambda x: ((x,), {"start": 3})),
+    layers.LinearBiases: ({"num_heads": 3}, lambda x: ((x,), {"start": 3})),
     layers.PositionalEncoding: ({}, lambda x: ((x,), {"start": 3})),
     layers.LearnedPositions: ({"max_length": 7}, lambda x: ((x,), {"start": 2})),
     layers.TokenEmbedding: (
-        {"vocab_size": 13, "model_dim": 6, "embedding_dim": 3, "kept_pieces": 5},
+        {"vocab_size": 13, "model_dim": 6, "embedding_dim": 3, "kept_pieces": 5, "scale": 2.5},
         lambda x: ((IDS,), {}),
     ),
     layers.SegmentEmbedding: ({"num_segments": 3}, lambda x: ((x,), {})),
     layers.MeanPooling: ({}, lambda x: ((x,), {"real": REAL})),
     layers.FirstTokenPooling: ({}, lambda x: ((x,), {})),
+    layers.TokenBias: ({}, lambda x: ((x,), {})),
 }
 
 
@@ -138,7 +165,7 @@ def test_outputs_and_gradients_are_finite_under_each_policy(kind, policy):
     with tf.GradientTape() as tape:
         output = first_of(layer(*positional, **named))
         loss = tf.reduce_mean(tf.cast(output, "float32"))
-    assert keras.backend.standardize_dtype(output.dtype) == policy.removeprefix("mixed_")
+    assert keras.backend.standardize_dtype(output.dtype) == FIXED_DTYPE.get(kind, policy.removeprefix("mixed_"))
     assert np.all(np.isfinite(tf.cast(output, "float32")))
     for weight, gradient in zip(
         layer.trainable_weights, tape.gradient(loss, [w.value for w in layer.trainable_weights]), strict=True
@@ -148,7 +175,7 @@ def test_outputs_and_gradients_are_finite_under_each_policy(kind, policy):
 
 
 @pytest.mark.parametrize("policy", POLICIES[1:])
-@pytest.mark.parametrize("kind", [layers.MultiHeadAttention, layers.EncoderLayer, layers.Encoder])
+@pytest.mark.parametrize("kind", HALVES)
 def test_half_precision_stays_near_float32(kind, policy):
     arguments, inputs = EXAMPLES[kind]
     positional, named = inputs(normal(2, 5, 6))

@@ -37,6 +37,12 @@ def test_each_form_of_the_table_matches_the_loop_oracle(form, shapes):
     np.testing.assert_allclose(layer(IDS), oracles.token_embedding(IDS, by_name(layer)), atol=1e-6)
 
 
+@pytest.mark.parametrize("form", [{}, {"embedding_dim": 3}])
+def test_a_scale_multiplies_each_vector(form):
+    layer = token_embedding({**form, "scale": 2.5})
+    np.testing.assert_allclose(layer(IDS), 2.5 * oracles.token_embedding(IDS, by_name(layer)), rtol=1e-5)
+
+
 def test_eager_graph_and_xla_agree():
     layer = token_embedding({"embedding_dim": 3, "kept_pieces": 5})
     want = np.asarray(layer(IDS))
@@ -87,6 +93,7 @@ def test_the_whole_table_is_not_cast_to_look_up_a_few_rows():
         ({"vocab_size": 0, "model_dim": 7}, "vocab_size=0 must be a whole number of at least 1"),
         ({"vocab_size": 23, "model_dim": 0}, "model_dim=0 must be a whole number"),
         ({"vocab_size": 23, "model_dim": 7, "embedding_dim": 0}, "embedding_dim=0 must be a whole number"),
+        ({"vocab_size": 23, "model_dim": 7, "scale": 0.0}, "scale=0.0 must be finite and above 0"),
         ({"vocab_size": 23, "model_dim": 7, "kept_pieces": 0}, "kept_pieces=0 must be a whole number"),
         (
             {"vocab_size": 23, "model_dim": 7, "kept_pieces": 29},

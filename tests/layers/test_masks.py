@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from keras_transformer.layers import causal_mask, padding_mask
+from keras_transformer.layers import cache_mask, causal_mask, padding_mask, prefix_mask, sliding_window_mask
 from keras_transformer.layers.masks import require_boolean, with_head_axis
 
 
@@ -45,6 +45,72 @@ def test_a_causal_mask_takes_a_length_known_only_while_the_graph_runs():
         return causal_mask(length)
 
     np.testing.assert_array_equal(mask(tf.constant(2)), np.array([[[1, 0], [1, 1]]], bool))
+
+
+def test_a_sliding_window_is_a_band_below_the_diagonal():
+    np.testing.assert_array_equal(
+        sliding_window_mask(5, 2),
+        np.array(
+            [
+                [
+                    [1, 0, 0, 0, 0],
+                    [1, 1, 0, 0, 0],
+                    [0, 1, 1, 0, 0],
+                    [0, 0, 1, 1, 0],
+                    [0, 0, 0, 1, 1],
+                ]
+            ],
+            bool,
+        ),
+    )
+    np.testing.assert_array_equal(sliding_window_mask(5, 9), causal_mask(5))
+
+
+def test_a_window_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="window=0 must be a whole number of at least 1"):
+        sliding_window_mask(5, 0)
+
+
+def test_a_prefix_is_seen_whole_by_its_row():
+    np.testing.assert_array_equal(
+        prefix_mask(np.array([0, 3]), 4),
+        np.array(
+            [
+                [
+                    [1, 0, 0, 0],
+                    [1, 1, 0, 0],
+                    [1, 1, 1, 0],
+                    [1, 1, 1, 1],
+                ],
+                [
+                    [1, 1, 1, 0],
+                    [1, 1, 1, 0],
+                    [1, 1, 1, 0],
+                    [1, 1, 1, 1],
+                ],
+            ],
+            bool,
+        ),
+    )
+
+
+def test_new_tokens_see_what_their_row_knows_and_themselves():
+    np.testing.assert_array_equal(
+        cache_mask(np.array([0, 2], "int32"), 2, 5),
+        np.array(
+            [
+                [
+                    [1, 0, 0, 0, 0],
+                    [1, 1, 0, 0, 0],
+                ],
+                [
+                    [1, 1, 1, 0, 0],
+                    [1, 1, 1, 1, 0],
+                ],
+            ],
+            bool,
+        ),
+    )
 
 
 def test_a_causal_and_a_padding_mask_join_to_a_decoder_mask():

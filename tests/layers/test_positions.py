@@ -104,6 +104,32 @@ def test_learned_rows_are_added_from_the_start_on(length, start):
     np.testing.assert_allclose(layer(x, start=start), want, atol=1e-6)
 
 
+def test_each_row_may_start_at_a_learned_row_of_its_own():
+    layer, x, starts = learned(), normal(3, 2, 5), np.array([0, 5, 2], "int32")
+    table = layer.table.numpy()
+    want = x + np.stack([table[start : start + 2] for start in starts])
+    in_graph = tf.function(lambda x, start: layer(x, start=start))
+    for run in (layer, in_graph):
+        np.testing.assert_allclose(run(x, start=starts), want, atol=1e-6)
+    np.testing.assert_allclose(in_graph(x[:1], tf.constant(5)), want[1:2] - x[1:2] + x[:1], atol=1e-6)
+
+
+def test_a_row_that_starts_beyond_the_table_is_refused():
+    layer = learned()
+    run = tf.function(lambda x, start: layer(x, start=start))
+    for call in (layer, run):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"indices\[1,1\] = 7 is not in \[0, 7\)"):
+            call(normal(2, 2, 5), start=tf.constant([0, 6]))
+
+
+def test_the_whole_table_is_not_cast_to_add_a_few_rows():
+    layer = learned(dtype="mixed_bfloat16")
+    for start in (2, tf.constant([0, 2])):
+        graph = tf.function(layer).get_concrete_function(tf.TensorSpec((2, 3, 5), tf.bfloat16), start=start).graph
+        cast = [node.inputs[0].shape.as_list() for node in graph.get_operations() if node.type == "Cast"]
+        assert [7, 5] not in cast
+
+
 def test_more_positions_than_rows_are_refused_with_the_length_that_fits():
     message = r"8 positions from 0 on don't fit a table of max_length=7\. Shorten the input to 7 .* max_length=8"
     with pytest.raises(ValueError, match=message):

@@ -282,7 +282,7 @@ def test_a_copy_of_a_cut_model_tells_texts_apart_before_its_weights_are_set(copi
 def test_every_public_name_of_models_is_documented():
     for name in models.__all__:
         public = getattr(models, name)
-        kind = public if inspect.isclass(public) else type(public)
+        kind = public if inspect.isclass(public) or inspect.isfunction(public) else type(public)
         assert kind.__module__.startswith("keras_transformer.models"), name
         assert len(inspect.getdoc(kind) or "") > 20, name
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from weights import by_name, randomise
 
 from keras_transformer.layers import Encoder, PositionalEncoding, TokenEmbedding
-from keras_transformer.models import TextClassifier
+from keras_transformer.models import CausalLM, Seq2Seq, TextClassifier
 
 ARGUMENTS = {
     "vocab_size": 29,
@@ -103,7 +103,18 @@ def saved(tmp_path_factory):
     own.save(folder / "own.keras")
     pooled = keras.Model(model.input, model.tap_tensors["pooled"])
     pooled.save(folder / "pooled.keras")
-    np.savez(folder / "answers.npz", ids=IDS, classifier=model(IDS), own=own(IDS), pooled=pooled(IDS))
+    language_model = randomise(CausalLM(29, 2, 14, 7, 11, positions="rotary", num_key_value_heads=1))
+    language_model.save(folder / "language_model.keras")
+    translator = randomise(Seq2Seq(29, 2, 14, 7, 11, norm_first=True))
+    translator.save(folder / "translator.keras")
+    answers = {
+        "classifier": model(IDS),
+        "own": own(IDS),
+        "pooled": pooled(IDS),
+        "language_model": language_model(IDS),
+        "translator": translator({"source_ids": IDS, "target_ids": IDS[:, ::-1]}),
+    }
+    np.savez(folder / "answers.npz", ids=IDS, **answers)
     (folder / "arguments.json").write_text(json.dumps(ARGUMENTS))
     return folder
 
@@ -126,8 +137,10 @@ def test_a_fresh_process_that_imports_models_alone_reads_each_file(saved):
         import keras, numpy as np
         folder = sys.argv[1]
         answers = np.load(f"{folder}/answers.npz")
-        found = {name: keras.saving.load_model(f"{folder}/{name}.keras") for name in ("classifier", "own", "pooled")}
-        errors = {name: float(np.abs(model(answers["ids"]) - answers[name]).max()) for name, model in found.items()}
+        ids = answers["ids"]
+        found = {name: keras.saving.load_model(f"{folder}/{name}.keras") for name in answers if name != "ids"}
+        inputs = {name: ids for name in found} | {"translator": {"source_ids": ids, "target_ids": ids[:, ::-1]}}
+        errors = {name: float(np.abs(model(inputs[name]) - answers[name]).max()) for name, model in found.items()}
         fresh = TextClassifier(**json.load(open(f"{folder}/arguments.json")))
         fresh.load_weights(f"{folder}/classifier.weights.h5")
         errors["weights"] = float(np.abs(fresh(answers["ids"]) - answers["classifier"]).max())
@@ -139,5 +152,5 @@ def test_a_fresh_process_that_imports_models_alone_reads_each_file(saved):
     assert run.returncode == 0, run.stderr[-2000:]
     result = json.loads(run.stdout.splitlines()[-1])
     assert result["class"] == "TextClassifier"
-    assert result["errors"].keys() == {"classifier", "own", "pooled", "weights"}
+    assert result["errors"].keys() == {"classifier", "own", "pooled", "language_model", "translator", "weights"}
     assert max(result["errors"].values()) <= 1e-6

@@ -119,6 +119,21 @@ def test_prefix_heads_and_position_ids_make_no_difference(write, tmp_path, prefi
         np.testing.assert_array_equal(back[name], value, err_msg=name)
 
 
+def test_norms_under_their_older_names_are_read(write):
+    older = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    tensors = random_tensors()
+    for new, old in older.items():
+        tensors = {name.replace(new, old): value for name, value in tensors.items()}
+    model, want = new_model(), new_model()
+    folder = write(tensors)
+    bert.load_weights(model, folder)
+    save_file(random_tensors(), folder / "model.safetensors")
+    bert.load_weights(want, folder)
+    for name, value in by_name(want).items():
+        if not name.startswith("logits/"):
+            np.testing.assert_array_equal(by_name(model)[name], value, err_msg=name)
+
+
 def test_tensors_come_back_byte_for_byte(write, tmp_path):
     tensors = random_tensors()
     model = new_model()
@@ -193,6 +208,10 @@ BAD_TENSORS = {
     "there twice": (
         having("bert.pooler.dense.bias", np.ones(WIDTH, "float32")),
         r"holds tensor 'pooler\.dense\.bias' with the prefix 'bert\.' and without",
+    ),
+    "there under its older name, too": (
+        having("embeddings.LayerNorm.gamma", np.ones(WIDTH, "float32")),
+        r"holds tensor 'embeddings\.LayerNorm\.weight' and its older name 'embeddings\.LayerNorm\.gamma'",
     ),
     "positions in disorder": (
         having("embeddings.position_ids", np.arange(LONGEST)[::-1][None].copy()),

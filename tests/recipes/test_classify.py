@@ -18,8 +18,9 @@ from keras_transformer.data.catalog.movie_snippets import snippets
 from keras_transformer.data.text import Table, read_table
 from keras_transformer.evaluation import evaluate
 from keras_transformer.export import saved_model, tflite
-from keras_transformer.recipes import classify
-from keras_transformer.recipes.classify import DistillSettings, TrainSettings, command, distill, train
+from keras_transformer.recipes import job
+from keras_transformer.recipes.classify import DistillSettings, TrainSettings, distill, train
+from keras_transformer.recipes.settings import command
 
 
 def write_csv(path, columns):
@@ -156,11 +157,11 @@ def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(files, tmp_
 def interrupted(settings, monkeypatch):
     """Run `train` until its state is on disk and it is about to score: what a kill at that moment leaves."""
 
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(classify._Job, "finish", stop)
+        patch.setattr(job.Job, "finish", stop)
         with pytest.raises(KeyboardInterrupt):
             train(TrainSettings(**settings))
     assert (settings["out"].with_name("out.partial") / "state.safetensors").exists()
@@ -179,7 +180,7 @@ def test_a_killed_run_is_not_continued_with_other_options(files, tmp_path, monke
 
 def test_a_killed_run_goes_on_with_what_it_decided_on_a_faster_machine(files, tmp_path, monkeypatch, capsys):
     speeds = iter([2e9, 5e12])
-    monkeypatch.setattr(classify.cost, "operations_per_second", lambda policy: next(speeds))
+    monkeypatch.setattr(job.cost, "operations_per_second", lambda policy: next(speeds))
     settings = {"data": files / "reviews.csv", "out": tmp_path / "out", "size": "tiny", "epochs": 7, "minutes": 0.05}
     interrupted(settings, monkeypatch)
     first = re.search(r"(\d+) of 216 texts, .* (\d+) epochs", capsys.readouterr().err)

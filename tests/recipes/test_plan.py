@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from keras_transformer.checks import UserError
-from keras_transformer.data.text import Table
-from keras_transformer.models import TINY, TextClassifier
+from keras_transformer.data.text import Pairs, Table
+from keras_transformer.models import TINY, CausalLM, Seq2Seq, TextClassifier
 from keras_transformer.recipes import plan
 from keras_transformer.training import cost
 
@@ -91,14 +91,87 @@ def test_the_operations_of_a_forward_pass_are_those_counted_by_hand(model):
     assert cost.forward_operations(model, [5, 7]) == 2 * kernels * 12 + 4 * dim * 2 * (25 + 49)
 
 
+def test_the_operations_of_a_language_model_count_the_logits():
+    dim, inner, vocabulary = 12, 31, 53
+    model = CausalLM(vocabulary, 2, dim, 2, inner, max_length=9)
+    kernels = 2 * (4 * dim * dim + 2 * dim * inner) + vocabulary * dim
+    assert cost.forward_operations(model, [5, 7]) == 2 * kernels * 12 + 4 * dim * 2 * (25 + 49)
+
+
+def test_the_operations_of_a_translator_are_split_between_source_and_target():
+    dim, inner, vocabulary = 12, 31, 53
+    model = Seq2Seq(vocabulary, 2, dim, 2, inner, num_decoder_layers=3)
+    encoder = 2 * (4 * dim * dim + 2 * dim * inner)
+    decoder = 3 * (8 * dim * dim + 2 * dim * inner) + vocabulary * dim
+    products = 2 * (25 + 49) + 3 * (9 + 121) + 3 * (5 * 3 + 7 * 11)
+    assert cost.pair_operations(model, [5, 7], [3, 11]) == 2 * (encoder * 12 + decoder * 14) + 4 * dim * products
+
+
+def hold_out_pairs(texts):
+    """Of pairs whose targets are as alike as their sources."""
+    return plan.held_out_pairs(Pairs(texts, [f"{text} {text}" for text in texts]))
+
+
+@pytest.mark.parametrize("hold_out", [plan.held_out_texts, hold_out_pairs])
+def test_texts_that_are_alike_are_held_out_together(hold_out):
+    """Whichever of the groups is chosen: each of them has five texts that differ in one word, in case or in digits."""
+    letters = [chr(97 + row // 26) + chr(97 + row % 26) for row in range(97)]
+    texts = [f"Can you open {letter}x {letter}y {name}" for letter in letters for name in ("a", "b", "B", "b 5", "")]
+    measures = hold_out(texts)
+    assert measures.sum() in range(45, 60)
+    assert {int(group.sum()) for group in measures.reshape(97, 5)} == {0, 5}
+    assert (hold_out(texts) == measures).all()
+
+
+@pytest.mark.parametrize("hold_out", [plan.held_out_texts, hold_out_pairs])
+def test_texts_that_are_all_alike_are_drawn(hold_out):
+    assert hold_out([f"file {row}" for row in range(40)]).sum() == 4
+
+
+@pytest.mark.parametrize("hold_out", [plan.held_out_texts, hold_out_pairs])
+def test_a_text_that_is_trained_on_measures_nothing(hold_out):
+    """Also where all are alike but for digits, so that they are drawn."""
+    for others in ("file", "text with five words and"):
+        texts = [f"{others} again"] * 50 + [f"{others} {row}" for row in range(50)]
+        measures = hold_out(texts)
+        assert not measures[:50].any()
+        assert 1 <= measures.sum() <= 10
+
+
+@pytest.mark.parametrize("hold_out", [plan.held_out_texts, lambda texts: plan.held_out_pairs(Pairs(texts, texts))])
+def test_three_texts_are_too_few(hold_out):
+    with pytest.raises(UserError, match=r"has 3 (texts|pairs): some train and some measure, so it takes at least 4"):
+        hold_out(["a", "b", "c"])
+
+
+def test_the_steps_of_small_data_have_fewer_tokens():
+    def tokens(total, **given):
+        return plan.token_schedule(plan.TRANSLATING, 100, total, 64, longest=80, **given).batch_size
+
+    assert [tokens(total) for total in (100, 100_000, 10_000_000)] == [512, 2000, 4096]
+    assert plan.token_schedule(plan.TRANSLATING, 100, 100, 64, longest=1024).batch_size == 1024
+    assert tokens(100, batch_size=7) == 560
+
+
+def test_wide_models_learn_more_slowly():
+    rates = [plan.token_schedule(plan.CONTINUING, 9, 9, dim, longest=9).learning_rate for dim in (128, 256, 512)]
+    assert rates == [1e-3, 1e-3, 5e-4]
+
+
 def test_minutes_take_epochs_away_and_then_rows(model):
     lengths = [20] * 1000
     speed = 1e9
-    each = cost.training_seconds(model, lengths, 1, speed)
-    assert plan.affordable(model, lengths, 5, None, speed) == plan.Affordable(5, 1000, pytest.approx(5 * each))
-    assert plan.affordable(model, lengths, 5, 2.5 * each / 60, speed).epochs == 2
-    half = plan.affordable(model, lengths, 5, 0.5 * each / 60, speed)
+    each = cost.BACKWARD * cost.forward_seconds(cost.forward_operations(model, lengths), speed)
+    assert plan.affordable(each, 1000, 5, None) == plan.Affordable(5, 1000, pytest.approx(5 * each))
+    assert plan.affordable(each, 1000, 5, 2.5 * each / 60).epochs == 2
+    half = plan.affordable(each, 1000, 5, 0.5 * each / 60)
     assert (half.epochs, half.rows) == (1, 500)
+
+
+def test_what_is_done_once_counts_too():
+    assert plan.affordable(60.0, 100, 5, 10, once=120.0) == plan.Affordable(5, 100, 420.0)
+    assert plan.affordable(60.0, 100, 5, 4, once=120.0) == plan.Affordable(2, 100, 240.0)
+    assert plan.affordable(60.0, 100, 5, 1.5, once=120.0) == plan.Affordable(1, 50, 90.0)
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(40, "40 s"), (720, "12 min"), (12_240, "3.4 h")])

@@ -1,0 +1,1 @@
+"""Other libraries at the same work, each in a process of its own that talks in lines of JSON."""

@@ -1,0 +1,117 @@
+"""A `.tflite` file that writes texts: a prompt and a step for LiteRT, with tokenizer and settings inside."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_transformer import files
+from keras_transformer.checks import UserError, one_of
+from keras_transformer.export.lite_steps import LiteSteps
+from keras_transformer.export.tflite import FORMATS, QUANTIZATIONS, TOLERANCES, write_whole
+from keras_transformer.export.writing_parity import (
+    WritingParity,
+    WritingReport,
+    compare_writing,
+    require_token_agreement,
+    require_token_logits,
+)
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
+
+MIN_AGREEMENT = 0.95
+"""Of the tokens. A model of texts is often torn between two words, where a classifier has a clear favourite."""
+
+FIXES = {
+    "none": "Pass a larger tolerance if you can live with that.",
+    "float16": "Try quantize='none', or pass a larger tolerance.",
+    "dynamic": "Try quantize='float16', or pass a lower min_agreement.",
+}
+
+
+def tflite_writer(
+    model: "keras.Model",
+    path: Path | str,
+    *,
+    tokenizer: "ReversibleTokenizer",
+    task: str,
+    max_length: int,
+    examples: Sequence[str],
+    quantize: str = "dynamic",
+    tolerance: float | None = None,
+    min_agreement: float = MIN_AGREEMENT,
+) -> WritingReport:
+    """Write a model that writes texts as one `.tflite` file, reload it with LiteRT, and prove that it agrees.
+
+    `prompt` takes `token_ids` (1, T) int32, a source or the beginning of a text, and gives `logits` (1, V) float32 of
+    the first new token and the state: `position`, `key_0`, `value_0` and so on, and of a translator `memory_key_0`,
+    ..., `memory_mask`. `step` takes `token_ids` (1,) and the state, and gives the next `logits` and what changed in
+    the state under the same names. So what comes out goes in again, and the caller chooses the tokens:
+    `generation.load(path)` does, greedily, by drawing or by a beam search. A language model also has `tokens`: ids
+    (1, T) -> `logits` (1, T, V). There are only built-in operators. The kernels check neither ids nor room.
+
+    It is compared token by token on what Keras writes for the examples, up to 64 tokens for each of the first 64.
+
+    Args:
+        model: a `Seq2Seq` or `CausalLM`; one in mixed precision is written, and compared, in float32.
+        path: the file to write.
+        tokenizer: the one that the model was trained with; it travels in the file.
+        task: "translate" or "language-model".
+        max_length: the room: ids of a source, and tokens of a translation, or of a text and what is added to it.
+        examples: texts like those that the model will see.
+        quantize: "none": float32. "float16": weights in half the bytes, computed in float32. "dynamic": int8 weights,
+            float32 activations.
+        tolerance: largest difference in a logit that is let through, as a share of the largest logit, or of 1;
+            None = 1e-4 for "none", 1e-2 for "float16", and no limit for "dynamic".
+        min_agreement: share of the tokens that must stay the likeliest with "dynamic".
+
+    Raises:
+        ParityError: if the file is over a limit; the message says which knob to turn. Nothing is left in place then.
+        UserError: if the place can't be written, the tokenizer's ids can't become a text again, the model has an
+            operator that LiteRT lacks, or for quantize="int8".
+        ValueError: for an unknown `quantize` or `task`, or parts that don't belong together.
+    """
+    one_of("quantize", quantize, QUANTIZATIONS)
+    if quantize not in FIXES:
+        raise UserError(
+            f"quantize={quantize!r}: the int8 activations of a model that writes texts can't be calibrated yet. "
+            "Use quantize='dynamic', which has int8 weights."
+        )
+    from keras_transformer.export.lite_converter import flatbuffer
+    from keras_transformer.export.writing import prepare_writing, whole_logits
+    from keras_transformer.export.writing_signatures import lite_signatures
+
+    prepared = prepare_writing(model, tokenizer, task, max_length, examples)
+    writing = prepared.writing
+    with files.staged(path) as staging:
+        operators = write_whole(
+            staging,
+            flatbuffer(writing.model, lite_signatures(writing), quantize),
+            lambda parts: prepared.attachments(FORMATS[quantize], parts),
+            path,
+        )
+        result = compare_writing(whole_logits(writing), LiteSteps(staging).choices, prepared.pairs)
+        _require(result, quantize, tolerance, min_agreement, path)
+    return WritingReport(
+        path=str(path),
+        format=FORMATS[quantize],
+        bytes=files.size_on_disk(path),
+        max_abs_logit_error=result.max_abs_logit_error,
+        top1_agreement=result.top1_agreement,
+        operators=operators,
+        flex_ops=[],
+        same_texts=result.same_texts,
+        texts=result.texts,
+    )
+
+
+def _require(
+    result: WritingParity, quantize: str, tolerance: float | None, min_agreement: float, path: Path | str
+) -> None:
+    limit = TOLERANCES.get(quantize) if tolerance is None else tolerance
+    if limit is not None:
+        require_token_logits(result, limit, path, FIXES[quantize])
+    if quantize not in TOLERANCES:
+        require_token_agreement(result, min_agreement, path, FIXES[quantize])

@@ -1,0 +1,45 @@
+"""Load a model that writes texts, in any form. Imports no TensorFlow before a form needs it."""
+
+from pathlib import Path
+
+from keras_transformer import bundle, places
+from keras_transformer.data.saved_tokenizers import reversible_pieces
+from keras_transformer.files import ModelFileError
+from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
+from keras_transformer.writer import GREEDY, Decoding, LogLikelihood, Progress, Writer
+
+__all__ = ["GREEDY", "Decoding", "LogLikelihood", "Progress", "Writer", "load"]
+
+
+def load(path: Path | str) -> Writer:
+    """Load a run folder of a translator or a language model, or the `.tflite` file or SavedModel it was exported to.
+
+    A `.tflite` file runs on LiteRT alone, one text after the other. A SavedModel decides itself how it chooses its
+    words, greedily, and how many.
+
+    Raises:
+        ModelFileError: if it is none, or damaged. The message names it.
+    """
+    found = places.find(path)
+    if found.task not in (TRANSLATE, LANGUAGE_MODEL):
+        raise ModelFileError(
+            f"{path}: was trained for {found.task!r}, and it takes {TRANSLATE!r} or {LANGUAGE_MODEL!r} to write texts. "
+            "Ask a classifier with `keras-transformer predict`."
+        )
+    if found.attached is None:
+        return _load_bundle(found.path, found.task)
+    if found.form == places.TFLITE:
+        from keras_transformer import lite_writers
+
+        return lite_writers.load(found.path, found.attached)
+    from keras_transformer import served_writers
+
+    return served_writers.load(found.path, found.attached)
+
+
+def _load_bundle(folder: Path, task: str) -> Writer:
+    from keras_transformer import keras_writers
+
+    loaded = bundle.load(folder, task=task)
+    make = keras_writers.Translator if task == TRANSLATE else keras_writers.Continuer
+    return make(loaded.model, reversible_pieces(loaded.tokenizer, folder), loaded.manifest.max_length)

@@ -1,0 +1,180 @@
+"""Keras models that write texts: one graph for each way of choosing tokens, batches of texts of like length."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_transformer.data.continuations import beginnings, new_tokens, windows
+from keras_transformer.data.epochs import rounded_up
+from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
+from keras_transformer.data.translation_room import translation_room
+from keras_transformer.layers.masks import Tensor
+from keras_transformer.models import CausalLM, Prompted, Seq2Seq
+from keras_transformer.models.decoder_state import DecoderState
+from keras_transformer.models.decoding import Step, beam, gather_rows, greedy, sample
+from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
+from keras_transformer.training.token_losses import token_cross_entropy
+from keras_transformer.writer import GREEDY, Decoding, LogLikelihood, Progress, foresees_no_text
+
+MOST_TEXTS, MOST_ROWS = 64, 256  # a batch: a search has a row for each of its beginnings
+MOST_SCORED_TOKENS = 4096  # a batch: each has logits over the whole vocabulary
+LENGTH_MULTIPLE = 16  # of a prompt: each length is a graph of its own
+
+TokenIds = Sequence[Sequence[int]]
+
+
+class Translator:
+    """A `Seq2Seq` with its tokenizer.
+
+    Args:
+        model: in float32.
+        tokenizer: of sources and targets.
+        max_length: of a source, which is cut there, and of a translation unless the caller says so.
+    """
+
+    task = TRANSLATE
+
+    def __init__(self, model: Seq2Seq, tokenizer: ReversibleTokenizer, max_length: int) -> None:
+        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+        self._graphs: dict[Decoding, Callable[..., Tensor]] = {}
+
+    def write(self, texts: Sequence[str], decoding: Decoding = GREEDY, first: int = 0) -> list[str]:
+        """Return the translation of each text."""
+        source_ids = self.tokenizer.encode(texts, self.max_length)
+        return [self.tokenizer.decode(ids) for ids in self.translate(source_ids, decoding, first)]
+
+    def translate(self, source_ids: TokenIds, decoding: Decoding = GREEDY, first: int = 0) -> list[list[int]]:
+        """Return the ids of each translation; those of one that ended within the limit have the end as their last.
+
+        Raises:
+            UserError: if more tokens are asked for than there is room for.
+        """
+        graph = self._graph(replace(decoding, seed=0))
+        found: list[list[int]] = [[] for _ in source_ids]
+        for rows in like_lengths(source_ids, texts_at_once(decoding)):
+            batch = self.tokenizer.pad([source_ids[row] for row in rows])
+            for row, ids in zip(rows, graph(batch, decoding.seed + first + rows[0]).numpy(), strict=True):
+                found[row] = ids[ids != 0].tolist()
+        return found
+
+    def log_likelihood(self, texts: Sequence[str], progress: Progress | None = None) -> LogLikelihood:
+        """Raise UserError: only a language model foresees texts by themselves."""
+        raise foresees_no_text(self.task)
+
+    def _graph(self, decoding: Decoding) -> Callable[..., Tensor]:
+        if decoding not in self._graphs:
+            model, ends = self.model, self.tokenizer
+            most = translation_room(self.max_length, decoding.max_tokens)
+
+            def translations(source_ids: Tensor, seed: Tensor) -> Tensor:
+                prompted = model.prompt(source_ids, most, ends.start_id)
+                return chosen_tokens(model.step, prompted, decoding, ends.end_id, most, seed)
+
+            self._graphs[decoding] = _as_graph(translations, length=None)
+        return self._graphs[decoding]
+
+
+class Continuer:
+    """A `CausalLM` with its tokenizer.
+
+    Args:
+        model: in float32.
+        tokenizer: of the texts.
+        max_length: the most tokens that the model reads, what it writes included.
+    """
+
+    task = LANGUAGE_MODEL
+
+    def __init__(self, model: CausalLM, tokenizer: ReversibleTokenizer, max_length: int) -> None:
+        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+        self._graphs: dict[tuple[Decoding, int], Callable[..., Tensor]] = {}
+        self._score = tf.function(
+            lambda token_ids, labels: tf.reduce_sum(token_cross_entropy(labels, model(token_ids, training=False))),
+            input_signature=[tf.TensorSpec((None, None), tf.int32)] * 2,
+            autograph=False,
+        )
+
+    def write(self, texts: Sequence[str], decoding: Decoding = GREEDY, first: int = 0) -> list[str]:
+        """Return each text with what comes after it: half of `max_length` tokens unless the caller says so.
+
+        Of a text that leaves no room for them the model reads the end.
+        """
+        most = new_tokens(self.max_length, decoding.max_tokens)
+        decoding, longest = replace(decoding, max_tokens=most), self.max_length - most
+        whole, prompts = beginnings(self.tokenizer, texts, longest)
+        outputs = [""] * len(texts)
+        for rows in like_lengths(prompts, texts_at_once(decoding)):
+            length = min(longest, rounded_up(max(len(prompts[row]) for row in rows), LENGTH_MULTIPLE))
+            batch = self.tokenizer.pad([prompts[row] for row in rows], length)
+            graph = self._graph(replace(decoding, seed=0), length)
+            for row, ids in zip(rows, graph(batch, decoding.seed + first + rows[0]).numpy(), strict=True):
+                outputs[row] = self.tokenizer.decode([*whole[row], *ids.tolist()])
+        return outputs
+
+    def log_likelihood(self, texts: Sequence[str], progress: Progress | None = None) -> LogLikelihood:
+        """Sum of -log p over the tokens of each text and its end, each text by itself.
+
+        The tokens beyond `max_length` are foreseen from those since the last multiple of it.
+        """
+        runs, total, tokens, done = windows(self.tokenizer, texts, self.max_length), 0.0, 0, 0
+        for rows in like_lengths(runs, max(1, MOST_SCORED_TOKENS // self.max_length)):
+            token_ids = self.tokenizer.pad([runs[row][:-1] for row in rows])
+            labels = self.tokenizer.pad([runs[row][1:] for row in rows])
+            total += float(self._score(token_ids, labels))
+            tokens += int((labels != 0).sum())
+            done += len(rows)
+            if progress is not None:
+                progress(done * len(texts) // len(runs) - (done - len(rows)) * len(texts) // len(runs))
+        return LogLikelihood(total, tokens)
+
+    def _graph(self, decoding: Decoding, length: int) -> Callable[..., Tensor]:
+        if (decoding, length) not in self._graphs:
+            model, end_id, most = self.model, self.tokenizer.end_id, decoding.max_tokens or 1
+
+            def continuations(token_ids: Tensor, seed: Tensor) -> Tensor:
+                prompted = model.prompt(token_ids, length + most)
+                return chosen_tokens(model.step, prompted, decoding, end_id, most, seed)
+
+            self._graphs[decoding, length] = _as_graph(continuations, length)
+        return self._graphs[decoding, length]
+
+
+def chosen_tokens(
+    step: Step, prompted: Prompted, decoding: Decoding, end_id: int, max_tokens: int, seed: Tensor
+) -> Tensor:
+    """The ids (B, max_tokens) int32 that `decoding` chooses, 0 after the end; its own seed and limit aren't read."""
+    limits: dict[str, Any] = {"end_id": end_id, "max_tokens": max_tokens}
+    if decoding.draws:
+        temperature = decoding.temperature or 1.0
+        filters: dict[str, Any] = {"temperature": temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
+        return sample(step, prompted, seed=seed, **filters, **limits).token_ids
+    if (decoding.beam or 1) > 1:
+        found = beam(step, prompted, width=decoding.beam or 1, reorder=_reorder, **limits)
+        return found.token_ids[:, 0]
+    return greedy(step, prompted, **limits).token_ids
+
+
+def texts_at_once(decoding: Decoding) -> int:
+    """How many texts share a batch; one that is drawn has a seed of its own, and so a batch."""
+    return 1 if decoding.draws else max(1, min(MOST_TEXTS, MOST_ROWS // (decoding.beam or 1)))
+
+
+def like_lengths(token_ids: TokenIds, most: int) -> Iterator[list[int]]:
+    """Yield the places of all rows, at most `most` of about one length at a time."""
+    order = np.argsort([len(ids) for ids in token_ids], kind="stable").tolist()
+    for start in range(0, len(order), most):
+        yield order[start : start + most]
+
+
+def _reorder(state: DecoderState, rows: Tensor) -> DecoderState:
+    """Row rows[i] of the caches becomes row i; the source's memory is the same for all beginnings of a text."""
+    return state._replace(position=tf.gather(state.position, rows), caches=gather_rows(state.caches, rows))
+
+
+def _as_graph(function: Callable[[Tensor, Tensor], Tensor], length: int | None) -> Callable[..., Tensor]:
+    """`function` of ids (B, length) and a seed as one graph for all batches."""
+    signature = [tf.TensorSpec((None, length), tf.int32), tf.TensorSpec((), tf.int64)]
+    return tf.function(function, input_signature=signature, autograph=False)
