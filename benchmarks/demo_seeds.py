@@ -8,7 +8,6 @@ is the largest sum, over that process and its children, of proportional set size
 once), read each second from /proc: needs Linux.
 """
 
-import os
 import shlex
 import statistics
 import subprocess
@@ -16,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from scheduling import command_prefix
 
 from keras_transformer import report
 
@@ -37,11 +38,6 @@ def main(seeds: list[int]) -> None:
     text = page(made, max(peaks) / GIGABYTE)
     RESULT.write_text(text, encoding="utf-8")
     print(text)
-
-
-def scheduling() -> str:
-    """What stood before the command: a virtual machine may run both threads on one core in the default class."""
-    return "chrt -r 1 " if os.sched_getscheduler(0) == os.SCHED_RR else ""
 
 
 def watched(command: list[str]) -> int:
@@ -111,7 +107,7 @@ def page(made: list[report.Report], peak_gigabytes: float) -> str:
     seeds = " | ".join(f"seed {one.seed}" for one in made)
     lines = [
         "# The demo over several seeds",
-        f"Command: `{scheduling()}python benchmarks/demo_seeds.py {' '.join(str(one.seed) for one in made)}`",
+        f"Command: `{command_prefix()}python benchmarks/demo_seeds.py {' '.join(str(one.seed) for one in made)}`",
         "Machine: " + ", ".join(f"{name} {value}" for name, value in made[0].machine.items()),
         f"Peak memory of the demo and its children together: {peak_gigabytes:.2f} GB (at most 6).",
         "Flex operators in any TFLite file: "

@@ -23,6 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from scheduling import command_prefix
 
 from keras_transformer import benchmark
 from keras_transformer.distillation import (
@@ -278,7 +279,7 @@ def page(size: Size, results: str, jit_compile: bool) -> str:
         f"jit_compile={jit_compile}; {size.rounds} rounds, interleaved; an epoch has {size.epoch_batches} steps, "
         f"{size.epochs} rounds."
     )
-    command = f"Command: `python benchmarks/distill_step.py{' --xla' if jit_compile else ''}`"
+    command = f"Command: `{command_prefix()}python benchmarks/distill_step.py{' --xla' if jit_compile else ''}`"
     return "\n\n".join(["# What a step of distillation costs", command, f"Machine: {machine}", about, results]) + "\n"
 
 

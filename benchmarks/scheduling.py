@@ -1,0 +1,8 @@
+"""In which scheduling class a measurement ran: a virtual machine may run both threads on one core in the default one."""
+
+import os
+
+
+def command_prefix() -> str:
+    """What stood before the command: "chrt -r 1 " in the real-time class, nothing in any other."""
+    return "chrt -r 1 " if os.sched_getscheduler(0) == os.SCHED_RR else ""
