@@ -1,4 +1,4 @@
-"""In which scheduling class a measurement ran: a virtual machine may run both threads on one core in the default one."""
+"""The scheduling class of a measurement: in the default one a virtual machine may put both threads on one core."""
 
 import os
 
