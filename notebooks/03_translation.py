@@ -19,9 +19,9 @@
 #
 # **Command:** `jupyter execute notebooks/03_translation.ipynb` (with `pip install -e ".[notebooks,eval]"`).
 # **Run time:** under 5 minutes on two cores, fetching not counted.
-# **Expected:** a model of a million and a half weights that gets short messages half right: BLEU about 26 greedy, and 28
-# by a beam of four. `keras-transformer train translate` takes longer and more data; `benchmarks/translation.py` measures
-# that, beside PyTorch.
+# **Expected:** a model of a million and a half weights that gets short messages half right: BLEU about 26 greedy, and
+# 28 by a beam of four. `keras-transformer train translate` takes longer and more data; `benchmarks/translation.py`
+# measures that, beside PyTorch.
 
 # %%
 import keras

@@ -91,8 +91,8 @@ for epoch in range(EPOCHS):
 # %% [markdown]
 # ## How well does it foresee?
 #
-# Perplexity a token depends on the vocabulary; that of a word or a byte can be compared between models. The first places
-# of a row are the hardest, since little was read before them; this small model makes nothing of what is far back.
+# Perplexity a token depends on the vocabulary; that of a word or a byte can be compared between models. The first
+# places of a row are the hardest, since little was read before them; this small model makes nothing of what is far back.
 
 # %%
 writer = Continuer(model, tokenizer, MAX_LENGTH)
