@@ -92,7 +92,7 @@ for epoch in range(EPOCHS):
 # ## How well does it foresee?
 #
 # Perplexity a token depends on the vocabulary; that of a word or a byte can be compared between models. The first
-# places of a row are the hardest, since little was read before them; this small model makes nothing of what is far back.
+# places of a row are the hardest, since little was read before them; this small model makes little of what is far.
 
 # %%
 writer = Continuer(model, tokenizer, MAX_LENGTH)
