@@ -1,10 +1,12 @@
 """How far an exported model is from the Keras model it came from, and the error when that is too far."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from keras_transformer import files
 from keras_transformer.checks import UserError
 
 
@@ -21,6 +23,20 @@ class Parity(NamedTuple):
     examples: int  # how many were compared
 
 
+class Compared(Protocol):
+    """What every comparison says, of classes or of tokens."""
+
+    @property
+    def max_abs_logit_error(self) -> float:
+        """The largest difference in a logit."""
+        ...
+
+    @property
+    def top1_agreement(self) -> float:
+        """Share with the same likeliest class or token, 0..1."""
+        ...
+
+
 @dataclass(frozen=True)
 class ExportReport:
     """What was written and what it lost. `dataclasses.asdict` of it goes into JSON as it is."""
@@ -32,6 +48,20 @@ class ExportReport:
     top1_agreement: float
     operators: list[str]  # sorted, each once
     flex_ops: list[str]  # TensorFlow operators that a phone would need; always empty
+
+    @classmethod
+    def of(cls, path: Path | str, form: str, compared: Compared, operators: list[str], **more: Any) -> Self:
+        """The report of what is at `path` by now; `more` = the fields that a subclass adds."""
+        return cls(
+            path=str(path),
+            format=form,
+            bytes=files.size_on_disk(path),
+            max_abs_logit_error=compared.max_abs_logit_error,
+            top1_agreement=compared.top1_agreement,
+            operators=operators,
+            flex_ops=[],
+            **more,
+        )
 
 
 def compare(reference: np.ndarray, logits: np.ndarray) -> Parity:

@@ -74,15 +74,7 @@ def saved_model(
             _require_answers(session.answers(examples), prepared, tolerance, target)
         parts = parts_of_folder(staging)
         write_to_folder(staging, prepared.attachments(FORMAT, task, parts))
-    return ExportReport(
-        path=str(target),
-        format=FORMAT,
-        bytes=files.size_on_disk(target),
-        max_abs_logit_error=result.max_abs_logit_error,
-        top1_agreement=result.top1_agreement,
-        operators=session.operators,
-        flex_ops=[],
-    )
+    return ExportReport.of(target, FORMAT, result, session.operators)
 
 
 def refuse_foreign(target: Path) -> None:

@@ -94,15 +94,7 @@ def tflite(
         logits = prepared.run(LiteRunner(staging), batch_size=1)
         result = compare(prepared.reference, logits)
         _require(result, quantize, tolerance, min_agreement, path)
-    return ExportReport(
-        path=str(path),
-        format=FORMATS[quantize],
-        bytes=files.size_on_disk(path),
-        max_abs_logit_error=result.max_abs_logit_error,
-        top1_agreement=result.top1_agreement,
-        operators=operators,
-        flex_ops=[],
-    )
+    return ExportReport.of(path, FORMATS[quantize], result, operators)
 
 
 def write_whole(

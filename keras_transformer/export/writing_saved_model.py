@@ -84,17 +84,7 @@ def saved_model_writer(
             _require_texts(session, prepared, reference, result.allowed(tolerance), target)
         parts = parts_of_folder(staging)
         write_to_folder(staging, prepared.attachments(FORMAT, parts))
-    return WritingReport(
-        path=str(target),
-        format=FORMAT,
-        bytes=files.size_on_disk(target),
-        max_abs_logit_error=result.max_abs_logit_error,
-        top1_agreement=result.top1_agreement,
-        operators=session.operators,
-        flex_ops=[],
-        same_texts=result.same_texts,
-        texts=result.texts,
-    )
+    return WritingReport.of(target, FORMAT, result, session.operators, same_texts=result.same_texts, texts=result.texts)
 
 
 def _served_logits(session: "ServingSession", prepared: "PreparedWriting") -> Logits:

@@ -94,16 +94,8 @@ def tflite_writer(
         )
         result = compare_writing(whole_logits(writing), LiteSteps(staging).choices, prepared.pairs)
         _require(result, quantize, tolerance, min_agreement, path)
-    return WritingReport(
-        path=str(path),
-        format=FORMATS[quantize],
-        bytes=files.size_on_disk(path),
-        max_abs_logit_error=result.max_abs_logit_error,
-        top1_agreement=result.top1_agreement,
-        operators=operators,
-        flex_ops=[],
-        same_texts=result.same_texts,
-        texts=result.texts,
+    return WritingReport.of(
+        path, FORMATS[quantize], result, operators, same_texts=result.same_texts, texts=result.texts
     )
 
 
