@@ -1,7 +1,7 @@
 """How fast tokens come: ours with the cache, KerasHub, Hugging Face on PyTorch, CTranslate2; same weights, same tokens.
 
 Command: python benchmarks/decode.py --torch-python PATH --ctranslate2-python PATH
-                                          (about 45 minutes on two cores; the machine must do nothing else)
+                                          (a guess: 45 minutes on two cores; the machine must do nothing else)
          python benchmarks/decode.py --quick ...        tiny models, writes nothing: does it still run?
 Needs:   KerasHub: pip install keras-hub==0.32.0, in this interpreter or in that of --keras-hub-python;
          PyTorch and Hugging Face: pip install torch transformers safetensors, best in an environment of their own;

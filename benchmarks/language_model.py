@@ -1,6 +1,6 @@
 """A language model of GPT-2's layout: ours beside Hugging Face's in PyTorch, on chapters that neither has seen.
 
-Command: python benchmarks/language_model.py --torch-python PATH [SEED ...]  (default 0 1 2; about 25 minutes a seed on
+Command: python benchmarks/language_model.py --torch-python PATH [SEED ...] (default 0 1 2; guess: 25 minutes a seed on
                                           two cores, half of them PyTorch's)
          python benchmarks/language_model.py --quick --torch-python PATH     tiny, writes nothing: does it still run?
 Needs:   pip install torch transformers safetensors for the interpreter PATH, best in an environment of its own; without

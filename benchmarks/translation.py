@@ -1,6 +1,6 @@
 """English to German: ours beside PyTorch, then students of a quarter of the weights, with and without their teacher.
 
-Command: python benchmarks/translation.py --torch-python PATH [SEED ...]    (default 0 1 2; about an hour a seed on two
+Command: python benchmarks/translation.py --torch-python PATH [SEED ...]  (default 0 1 2; guessed: an hour a seed on two
                                           cores: teacher 15 minutes, PyTorch's 15, the teacher's translations 5,
                                           students 5 each)
          python benchmarks/translation.py --quick --torch-python PATH       tiny, writes nothing: does it still run?
