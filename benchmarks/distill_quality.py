@@ -41,11 +41,11 @@ from keras_transformer.distillation import (
     uniform,
 )
 from keras_transformer.export import tflite
+from keras_transformer.export.keras_runner import with_policy
 from keras_transformer.models import TextClassifier
 from keras_transformer.recipes import sentiment
 from keras_transformer.recipes.fitting import Run as FitRun
 from keras_transformer.recipes.fitting import fit_on_labels, fit_on_teacher, record_answers, record_logits
-from keras_transformer.recipes.start import with_policy
 from keras_transformer.recipes.student import StudentPlan, cut_student
 from keras_transformer.training.precision import fastest_policy
 from keras_transformer.training.progress import ProgressBar

@@ -28,15 +28,17 @@ from seed_results import Column, SeedResults
 
 from keras_transformer import benchmark
 from keras_transformer.data.catalog import world_english_bible
+from keras_transformer.data.continuations import WHOLE
 from keras_transformer.data.packing import PackedBatches
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.evaluation import evaluate_language
-from keras_transformer.keras_writers import WHOLE, Continuer
+from keras_transformer.export.keras_runner import with_policy
+from keras_transformer.keras_writers import Continuer
 from keras_transformer.models import SMALL, CausalLM, TransformerSize
 from keras_transformer.pretrained import gpt2
 from keras_transformer.recipes import plan
 from keras_transformer.recipes.fitting import Run, Schedule, fit
-from keras_transformer.recipes.start import VOCAB_SIZE, with_policy
+from keras_transformer.recipes.start import VOCAB_SIZE
 from keras_transformer.training.precision import fastest_policy
 from keras_transformer.training.token_losses import MaskedCrossEntropy
 from keras_transformer.training.token_metrics import TokenAccuracy

@@ -23,10 +23,10 @@ from keras_transformer.data.batching import UNLABELLED, Batches
 from keras_transformer.data.catalog.movie_snippets import CLASS_NAMES, snippets
 from keras_transformer.data.text import label_ids
 from keras_transformer.export import tflite
+from keras_transformer.export.keras_runner import with_policy
 from keras_transformer.models import TINY, TextClassifier
 from keras_transformer.recipes import sentiment
 from keras_transformer.recipes.fitting import Run, fit_on_teacher, record_answers, record_logits
-from keras_transformer.recipes.start import with_policy
 from keras_transformer.recipes.student import StudentPlan, cut_student
 from keras_transformer.training.precision import fastest_policy
 

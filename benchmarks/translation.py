@@ -38,12 +38,13 @@ from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.data.text import Pairs
 from keras_transformer.distillation import Distiller, LossTerm, soft_targets, true_labels
 from keras_transformer.evaluation import evaluate_translations
+from keras_transformer.export.keras_runner import with_policy
 from keras_transformer.generation import Decoding
 from keras_transformer.keras_writers import Translator
 from keras_transformer.models import Seq2Seq
 from keras_transformer.recipes import plan
 from keras_transformer.recipes.fitting import Run, Schedule, fit
-from keras_transformer.recipes.start import VOCAB_SIZE, with_policy
+from keras_transformer.recipes.start import VOCAB_SIZE
 from keras_transformer.recipes.token_fitting import WORD_LEVEL
 from keras_transformer.recipes.translate import LABEL_SMOOTHING
 from keras_transformer.training.precision import fastest_policy

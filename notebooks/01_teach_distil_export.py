@@ -36,8 +36,8 @@ from keras_transformer.data.catalog.movie_snippets import CLASS_NAMES, snippets
 from keras_transformer.data.text import label_ids
 from keras_transformer.data.tokenizer import WordPiece
 from keras_transformer.distillation import Distiller, LossTerm, soft_targets, true_labels
+from keras_transformer.export.keras_runner import with_policy
 from keras_transformer.models import TextClassifier
-from keras_transformer.recipes.start import with_policy
 from keras_transformer.recipes.student import StudentPlan, cut_student
 from keras_transformer.training.precision import fastest_policy
 
