@@ -123,8 +123,8 @@ def main() -> None:
 
 
 WAYS = {
-    OURS: ("python", "decoding_ours", "graph"),
-    "ours, XLA": ("python", "decoding_ours", "xla"),
+    OURS: ("python", "decoding_ours", "xla"),
+    "ours, no XLA": ("python", "decoding_ours", "graph"),
     "KerasHub": ("keras_hub_python", "decoding_keras_hub", "default"),
     "KerasHub, no XLA": ("keras_hub_python", "decoding_keras_hub", "graph"),
     "Hugging Face": ("torch_python", "decoding_hugging_face"),
@@ -240,7 +240,8 @@ def page(
         "Machine: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + f", threads {options.threads}",
         f"Sizes: {about} (the translator has so many layers on each side); weights: {counted}. {plan.rounds} rounds, "
         "interleaved. float32 unless the name says int8: there CTranslate2 computes in int8 with weights of the same, "
-        "and ours is a LiteRT file with int8 weights.",
+        "and ours is a LiteRT file with int8 weights. Ours is compiled by XLA, as `generation.load(path, "
+        "jit_compile=True)` does, and so is KerasHub's where the name doesn't say no.",
         GOALS,
         "Absent: " + ("; ".join(f"{name} ({why})" for name, why in absent.items()) or "none") + ".",
         *(f"## {task.title}\n\n{table(task, found)}" for task, found in results.items()),

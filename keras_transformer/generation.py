@@ -11,14 +11,20 @@ from keras_transformer.writer import GREEDY, Decoding, LogLikelihood, Progress, 
 __all__ = ["GREEDY", "Decoding", "LogLikelihood", "Progress", "Writer", "load"]
 
 
-def load(path: Path | str) -> Writer:
+def load(path: Path | str, *, jit_compile: bool = False) -> Writer:
     """Load a run folder of a translator or a language model, or the `.tflite` file or SavedModel it was exported to.
 
     A `.tflite` file runs on LiteRT alone, one text after the other. A SavedModel decides itself how it chooses its
     words, greedily, and how many.
 
+    Args:
+        path: of the folder or the file.
+        jit_compile: True to compile the writing of a run folder's model with XLA: a second or more for each new shape
+            of batch, then about half the time a token.
+
     Raises:
         ModelFileError: if it is none, or damaged. The message names it.
+        ValueError: if an exported file was to be compiled.
     """
     found = places.find(path)
     if found.task not in (TRANSLATE, LANGUAGE_MODEL):
@@ -27,7 +33,12 @@ def load(path: Path | str) -> Writer:
             "Ask a classifier with `keras-transformer predict`."
         )
     if found.attached is None:
-        return _load_bundle(found.path, found.task)
+        return _load_bundle(found.path, found.task, jit_compile)
+    if jit_compile:
+        raise ValueError(
+            f"jit_compile=True with {path}: an exported file is run as it is. "
+            "Load the run folder it was made of, or leave jit_compile out."
+        )
     if found.form == places.TFLITE:
         from keras_transformer import lite_writers
 
@@ -37,9 +48,10 @@ def load(path: Path | str) -> Writer:
     return served_writers.load(found.path, found.attached)
 
 
-def _load_bundle(folder: Path, task: str) -> Writer:
+def _load_bundle(folder: Path, task: str, jit_compile: bool) -> Writer:
     from keras_transformer import keras_writers
 
     loaded = bundle.load(folder, task=task)
     make = keras_writers.Translator if task == TRANSLATE else keras_writers.Continuer
-    return make(loaded.model, reversible_pieces(loaded.tokenizer, folder), loaded.manifest.max_length)
+    tokenizer = reversible_pieces(loaded.tokenizer, folder)
+    return make(loaded.model, tokenizer, loaded.manifest.max_length, jit_compile=jit_compile)

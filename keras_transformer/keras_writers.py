@@ -33,12 +33,17 @@ class Translator:
         model: in float32.
         tokenizer: of sources and targets.
         max_length: of a source, which is cut there, and of a translation unless the caller says so.
+        jit_compile: True to compile the writing with XLA: a second or more for each new shape of batch, then about half
+            the time a token. Worth it for many texts or long ones. The words are the same, but for drawn ones: a seed
+            gives others then.
     """
 
     task = TRANSLATE
 
-    def __init__(self, model: Seq2Seq, tokenizer: ReversibleTokenizer, max_length: int) -> None:
-        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+    def __init__(
+        self, model: Seq2Seq, tokenizer: ReversibleTokenizer, max_length: int, *, jit_compile: bool = False
+    ) -> None:
+        self.model, self.tokenizer, self.max_length, self.jit_compile = model, tokenizer, max_length, jit_compile
         self._graphs: dict[Decoding, Callable[..., Tensor]] = {}
 
     def write(self, texts: Sequence[str], decoding: Decoding = GREEDY, first: int = 0) -> list[str]:
@@ -55,14 +60,19 @@ class Translator:
         graph = self._graph(replace(decoding, seed=0))
         found: list[list[int]] = [[] for _ in source_ids]
         for rows in like_lengths(source_ids, texts_at_once(decoding)):
-            batch = self.tokenizer.pad([source_ids[row] for row in rows])
-            for row, ids in zip(rows, graph(batch, decoding.seed + first + rows[0]).numpy(), strict=True):
+            batch = self.tokenizer.pad([source_ids[row] for row in rows], self._length(source_ids, rows))
+            written = _run(graph, batch, decoding.seed + first + rows[0], fill=self.jit_compile)
+            for row, ids in zip(rows, written, strict=True):
                 found[row] = ids[ids != 0].tolist()
         return found
 
     def log_likelihood(self, texts: Sequence[str], progress: Progress | None = None) -> LogLikelihood:
         """Raise UserError: only a language model foresees texts by themselves."""
         raise foresees_no_text(self.task)
+
+    def _length(self, source_ids: TokenIds, rows: Sequence[int]) -> int:
+        longest = max(len(source_ids[row]) for row in rows)
+        return rounded_up(longest, LENGTH_MULTIPLE) if self.jit_compile else longest
 
     def _graph(self, decoding: Decoding) -> Callable[..., Tensor]:
         if decoding not in self._graphs:
@@ -73,7 +83,7 @@ class Translator:
                 prompted = model.prompt(source_ids, most, ends.start_id)
                 return chosen_tokens(model.step, prompted, decoding, ends.end_id, most, seed)
 
-            self._graphs[decoding] = _as_graph(translations, length=None)
+            self._graphs[decoding] = _as_graph(translations, None, self.jit_compile)
         return self._graphs[decoding]
 
 
@@ -84,12 +94,15 @@ class Continuer:
         model: in float32.
         tokenizer: of the texts.
         max_length: the most tokens that the model reads, what it writes included.
+        jit_compile: as `Translator`.
     """
 
     task = LANGUAGE_MODEL
 
-    def __init__(self, model: CausalLM, tokenizer: ReversibleTokenizer, max_length: int) -> None:
-        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+    def __init__(
+        self, model: CausalLM, tokenizer: ReversibleTokenizer, max_length: int, *, jit_compile: bool = False
+    ) -> None:
+        self.model, self.tokenizer, self.max_length, self.jit_compile = model, tokenizer, max_length, jit_compile
         self._graphs: dict[tuple[Decoding, int], Callable[..., Tensor]] = {}
         self._score = tf.function(
             lambda token_ids, labels: tf.reduce_sum(token_cross_entropy(labels, model(token_ids, training=False))),
@@ -110,7 +123,8 @@ class Continuer:
             length = min(longest, rounded_up(max(len(prompts[row]) for row in rows), LENGTH_MULTIPLE))
             batch = self.tokenizer.pad([prompts[row] for row in rows], length)
             graph = self._graph(replace(decoding, seed=0), length)
-            for row, ids in zip(rows, graph(batch, decoding.seed + first + rows[0]).numpy(), strict=True):
+            written = _run(graph, batch, decoding.seed + first + rows[0], fill=self.jit_compile)
+            for row, ids in zip(rows, written, strict=True):
                 outputs[row] = self.tokenizer.decode([*whole[row], *ids.tolist()])
         return outputs
 
@@ -138,7 +152,7 @@ class Continuer:
                 prompted = model.prompt(token_ids, length + most)
                 return chosen_tokens(model.step, prompted, decoding, end_id, most, seed)
 
-            self._graphs[decoding, length] = _as_graph(continuations, length)
+            self._graphs[decoding, length] = _as_graph(continuations, length, self.jit_compile)
         return self._graphs[decoding, length]
 
 
@@ -174,7 +188,20 @@ def _reorder(state: DecoderState, rows: Tensor) -> DecoderState:
     return state._replace(position=tf.gather(state.position, rows), caches=gather_rows(state.caches, rows))
 
 
-def _as_graph(function: Callable[[Tensor, Tensor], Tensor], length: int | None) -> Callable[..., Tensor]:
+def _as_graph(
+    function: Callable[[Tensor, Tensor], Tensor], length: int | None, jit_compile: bool
+) -> Callable[..., Tensor]:
     """`function` of ids (B, length) and a seed as one graph for all batches."""
     signature = [tf.TensorSpec((None, length), tf.int32), tf.TensorSpec((), tf.int64)]
-    return tf.function(function, input_signature=signature, autograph=False)
+    return tf.function(function, input_signature=signature, autograph=False, jit_compile=jit_compile)
+
+
+def _run(graph: Callable[..., Tensor], token_ids: np.ndarray, seed: int, *, fill: bool) -> np.ndarray:
+    """What `graph` writes for each row.
+
+    With `fill` it sees a power of two of rows, copies of the last below the others, so that few shapes are compiled. A
+    copy ends when its row ends; one of padding alone might go on to the last token.
+    """
+    rows = len(token_ids)
+    wanted = 1 << (rows - 1).bit_length() if fill else rows
+    return graph(np.pad(token_ids, ((0, wanted - rows), (0, 0)), mode="edge"), seed).numpy()[:rows]

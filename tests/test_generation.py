@@ -132,6 +132,53 @@ def test_what_is_drawn_depends_on_the_seed_and_the_place_alone(writer, request):
     assert len({text.removeprefix(TEXTS[3]) for text in model.write([TEXTS[3]] * 5, drawn)}) > 1
 
 
+@pytest.mark.parametrize(
+    "decoding",
+    [{}, {"beam": 3}, {"temperature": 1e-6, "seed": 5}],
+    ids=["greedy", "beam", "drawn without heat"],
+)
+@pytest.mark.parametrize("writer", ["translator", "continuer"])
+def test_compiled_writing_gives_the_same_words(writer, decoding, request):
+    model = request.getfixturevalue(writer)
+    compiled = type(model)(model.model, model.tokenizer, LENGTH, jit_compile=True)
+    asked = Decoding(max_tokens=7, **decoding)
+    assert compiled.write(TEXTS, asked) == model.write(TEXTS, asked)
+    assert compiled.write([], asked) == []
+
+
+def test_compiled_drawing_depends_on_the_seed_and_the_place_alone(continuer):
+    """XLA draws other numbers for a seed than TensorFlow's kernels do, and the same ones each time."""
+    from keras_transformer.keras_writers import Continuer
+
+    model = Continuer(continuer.model, continuer.tokenizer, LENGTH, jit_compile=True)
+    drawn = Decoding(temperature=1.3, top_k=50, max_tokens=7, seed=5)
+    together = model.write(TEXTS, drawn)
+    assert together == [model.write([text], drawn, first=place)[0] for place, text in enumerate(TEXTS)]
+    assert together != model.write(TEXTS, Decoding(temperature=1.3, top_k=50, max_tokens=7, seed=6))
+
+
+def test_compiled_writing_meets_few_shapes(translator):
+    """Each shape is compiled: 1 to 64 texts of up to 23 word pieces come in at most 7 times 2 of them."""
+    from keras_transformer.keras_writers import Translator
+
+    compiled, shapes = Translator(translator.model, translator.tokenizer, LENGTH, jit_compile=True), set()
+
+    def written(batch, seed):
+        shapes.add(batch.shape)
+        return np.ones((len(batch), 1), "int32") * batch[:, :1]
+
+    class Graph:
+        def __call__(self, batch, seed):
+            return type("Tensor", (), {"numpy": lambda self: written(batch, seed)})()
+
+    compiled._graph = lambda decoding: Graph()
+    for rows in range(1, 65):
+        source_ids = [[5 + row] * (1 + (7 * row + rows) % LENGTH) for row in range(rows)]
+        assert compiled.translate(source_ids) == [[5 + row] for row in range(rows)]
+    assert {length for _, length in shapes} == {16, 32}
+    assert {rows for rows, _ in shapes} == {1, 2, 4, 8, 16, 32, 64}
+
+
 def test_one_candidate_or_no_heat_is_greedy(continuer):
     greedy = continuer.write(TEXTS, Decoding(max_tokens=7))
     for drawn in (Decoding(top_k=1, max_tokens=7), Decoding(temperature=1e-6, max_tokens=7)):
@@ -265,6 +312,7 @@ def test_a_run_folder_is_loaded_by_its_task(translator, continuer, tmp_path, sma
         loaded = generation.load(tmp_path / task)
         assert (type(loaded), loaded.max_length) == (type(writer), LENGTH)
         assert loaded.write(TEXTS) == writer.write(TEXTS)
+        assert generation.load(tmp_path / task, jit_compile=True).jit_compile
     with pytest.raises(
         ModelFileError, match="was trained for 'classify', and it takes 'translate' or 'language-model'"
     ):

@@ -1,6 +1,6 @@
 """Ours: a prompt, then a loop on an explicit cache, as one graph for each way of choosing tokens.
 
-Words: "graph" (TensorFlow as it is), "xla" (the same compiled by XLA), "int8" (a LiteRT file with int8 weights).
+Words: "xla" (compiled, `jit_compile=True`), "graph" (TensorFlow as it is), "int8" (a LiteRT file with int8 weights).
 """
 
 import tempfile

@@ -76,6 +76,11 @@ def test_texts_come_out_as_keras_writes_them(task, lite_writer, keras_writer):
     assert writer.write(TEXTS, likeliest) == writer.write(TEXTS, greedy) != writer.write(TEXTS)
 
 
+def test_an_exported_file_is_not_compiled(lite_writer):
+    with pytest.raises(ValueError, match=r"jit_compile=True with .*: an exported file is run as it is\. Load the run"):
+        generation.load(lite_writer("translate").path, jit_compile=True)
+
+
 def test_what_is_drawn_depends_on_the_seed_and_the_place_alone(task, lite_writer):
     writer, drawn = generation.load(lite_writer(task).path), Decoding(temperature=1.5, top_p=0.95, seed=5)
     together = writer.write(TEXTS, drawn)
