@@ -28,6 +28,7 @@ import numpy as np
 from peers import decoding_weights
 from peers.decoding_weights import DECODER, TRANSLATOR
 from peers.process import Peer
+from scheduling import command_prefix
 
 from keras_transformer import benchmark
 
@@ -236,7 +237,7 @@ def page(
     counted = ", ".join(f"{kind} {number:,}" for kind, number in parameters.items())
     lines = [
         "# How fast tokens come",
-        "Command: `python benchmarks/decode.py --torch-python PATH --ctranslate2-python PATH`",
+        f"Command: `{command_prefix()}python benchmarks/decode.py --torch-python PATH --ctranslate2-python PATH`",
         "Machine: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + f", threads {options.threads}",
         f"Sizes: {about} (the translator has so many layers on each side); weights: {counted}. {plan.rounds} rounds, "
         "interleaved. float32 unless the name says int8: there CTranslate2 computes in int8 with weights of the same, "
