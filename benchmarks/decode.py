@@ -1,7 +1,7 @@
 """How fast tokens come: ours with the cache, KerasHub, Hugging Face on PyTorch, CTranslate2; same weights, same tokens.
 
 Command: python benchmarks/decode.py --torch-python PATH --ctranslate2-python PATH
-                                          (a guess: 45 minutes on two cores; the machine must do nothing else)
+                                          (the machine must do nothing else)
          python benchmarks/decode.py --quick ...        tiny models, writes nothing: does it still run?
 Needs:   KerasHub: pip install keras-hub==0.32.0, in this interpreter or in that of --keras-hub-python;
          PyTorch and Hugging Face: pip install torch transformers safetensors, best in an environment of their own;
@@ -28,6 +28,7 @@ import numpy as np
 from peers import decoding_weights
 from peers.decoding_weights import DECODER, TRANSLATOR
 from peers.process import Peer
+from scheduling import command_prefix
 
 from keras_transformer import benchmark
 
@@ -74,7 +75,7 @@ class Plan(NamedTuple):
 
 
 SIZE = {"vocab_size": 8000, "num_layers": 6, "model_dim": 512, "num_heads": 8, "inner_dim": 2048, "max_length": 2048}
-FULL = Plan(SIZE, {DECODER: (16, 128), TRANSLATOR: (32, 64)}, (1, 16), (16, 64, 256, 512, 1024, 2015), 5, 3)
+FULL = Plan(SIZE, {DECODER: (16, 64), TRANSLATOR: (32, 48)}, (1, 16), (16, 64, 256, 512, 1024, 2015), 3, 3)
 TINY = {"vocab_size": 997, "num_layers": 2, "model_dim": 32, "num_heads": 4, "inner_dim": 64, "max_length": 96}
 QUICK = Plan(TINY, {DECODER: (5, 7), TRANSLATOR: (5, 7)}, (1, 3), (8, 32), 2, 1)
 
@@ -236,7 +237,7 @@ def page(
     counted = ", ".join(f"{kind} {number:,}" for kind, number in parameters.items())
     lines = [
         "# How fast tokens come",
-        "Command: `python benchmarks/decode.py --torch-python PATH --ctranslate2-python PATH`",
+        f"Command: `{command_prefix()}python benchmarks/decode.py --torch-python PATH --ctranslate2-python PATH`",
         "Machine: " + ", ".join(f"{name} {value}" for name, value in machine.items()) + f", threads {options.threads}",
         f"Sizes: {about} (the translator has so many layers on each side); weights: {counted}. {plan.rounds} rounds, "
         "interleaved. float32 unless the name says int8: there CTranslate2 computes in int8 with weights of the same, "

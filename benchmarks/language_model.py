@@ -1,7 +1,6 @@
 """A language model of GPT-2's layout: ours beside Hugging Face's in PyTorch, on chapters that neither has seen.
 
-Command: python benchmarks/language_model.py --torch-python PATH [SEED ...] (default 0 1 2; guess: 25 minutes a seed on
-                                          two cores, half of them PyTorch's)
+Command: python benchmarks/language_model.py --torch-python PATH [SEED ...]    (default 0 1 2)
          python benchmarks/language_model.py --quick --torch-python PATH     tiny, writes nothing: does it still run?
 Needs:   pip install torch transformers safetensors for the interpreter PATH, best in an environment of its own; without
          them PyTorch is reported as absent
@@ -10,14 +9,12 @@ Writes:  benchmarks/results/language_model.md, out of saved_models/language_mode
 
 The texts are the chapters of `world_english_bible()`, whose test chapters have no verse that was taught. Hugging Face's
 GPT2LMHeadModel starts from our initial weights, exchanged in its own layout, and sees our batches in our order, with
-the same rates, number format and loss; its trained weights are read back, and one function scores both. Seconds are
-those of training alone: ours with tracing, PyTorch's with its batches already in memory.
+the same rates, number format and loss; its trained weights are read back, and one function scores both.
 """
 
 import argparse
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,7 +49,6 @@ REST = (
     Column("a byte", "perplexity_byte", ".4f"),
     Column("bits a byte", "bits_per_byte", ".4f"),
     Column("a token", "perplexity", ".2f"),
-    Column("seconds", "seconds", ".0f"),
     Column("weights", "parameters", ",.0f"),
 )
 
@@ -100,21 +96,19 @@ class Bench:
         rows = schedule.batch_size // length
         return PackedBatches(self.ids, length=length, batch_size=rows, end_id=self.tokenizer.end_id, seed=self.seed)
 
-    def scores(self, model: CausalLM, seconds: float) -> dict[str, float]:
+    def scores(self, model: CausalLM) -> dict[str, float]:
         """What is kept of a trained model."""
         writer = Continuer(with_policy(model, "float32"), self.tokenizer, self.sizes.max_length)
         found = evaluate_language(writer, self.test)._asdict()
-        more = {"seconds": seconds, "parameters": model.count_params(), "tokens": self.tokens}
-        return found | more
+        return found | {"parameters": model.count_params(), "tokens": self.tokens}
 
 
 def train_ours(bench: Bench) -> dict[str, float]:
     """The recipe, with a budget of steps."""
     model, schedule, steps = bench.fresh(), bench.schedule(), bench.sizes.steps
-    start = time.perf_counter()
     model.compile(schedule.optimizer(steps), MaskedCrossEntropy(), metrics=[TokenAccuracy()], jit_compile=False)
     fit(model, bench.batches(schedule), schedule.epochs, OURS, Run(seed=bench.seed), steps)
-    return bench.scores(model, time.perf_counter() - start)
+    return bench.scores(model)
 
 
 def train_peer(bench: Bench, peer: Peer) -> dict[str, float]:
@@ -126,9 +120,9 @@ def train_peer(bench: Bench, peer: Peer) -> dict[str, float]:
         write_batches(bench.batches(schedule), steps, batches)
         paths = {"weights": str(weights), "trained": str(trained), "batches": str(batches)}
         given = how(schedule, steps, label_smoothing=0.0, policy=bench.policy)
-        answer = peer.ask("train", seed=bench.seed, **paths, **given)
+        peer.ask("train", seed=bench.seed, **paths, **given)
         gpt2.load_weights(model, trained)
-    return bench.scores(model, answer["seconds"])
+    return bench.scores(model)
 
 
 def main() -> None:

@@ -74,7 +74,8 @@ class SeedResults:
             values = [one[first.key] for one in told.values()]
             cells = [format(told[seed][first.key], first.form) if seed in told else "" for seed in seeds]
             cells += [format(statistics.mean(values), first.form), format(max(values) - min(values), first.form)]
-            bases = {seed: self.of(seed).get(reference, {}).get(first.key, 0.0) for seed in told}
+            shared = self.of(seeds[0]).get(reference, {})  # where the seeds have one reference
+            bases = {seed: self.of(seed).get(reference, shared).get(first.key, 0.0) for seed in told}
             shares = [one[first.key] / bases[seed] for seed, one in told.items() if bases[seed]]
             cells.append(f"{statistics.mean(shares):.1%}" if shares else "")
             cells += [format(statistics.mean(one[key] for one in told.values()), form) for _, key, form in rest]
