@@ -30,7 +30,7 @@ from keras_transformer.data.packing import PackedBatches
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.evaluation import evaluate_language
 from keras_transformer.export.keras_runner import with_policy
-from keras_transformer.keras_writers import Continuer
+from keras_transformer.generation.keras_writers import Continuer
 from keras_transformer.models import SMALL, CausalLM, TransformerSize
 from keras_transformer.pretrained import gpt2
 from keras_transformer.recipes import plan

@@ -39,7 +39,7 @@ from keras_transformer.distillation import Distiller, LossTerm, soft_targets, tr
 from keras_transformer.evaluation import evaluate_translations
 from keras_transformer.export.keras_runner import with_policy
 from keras_transformer.generation import Decoding
-from keras_transformer.keras_writers import Translator
+from keras_transformer.generation.keras_writers import Translator
 from keras_transformer.models import Seq2Seq
 from keras_transformer.recipes import plan
 from keras_transformer.recipes.fitting import Run, Schedule, fit

@@ -35,7 +35,7 @@ from keras_transformer.data.text import Pairs
 from keras_transformer.distillation import with_taps
 from keras_transformer.evaluation import evaluate_translations
 from keras_transformer.generation import Decoding
-from keras_transformer.keras_writers import Translator
+from keras_transformer.generation.keras_writers import Translator
 from keras_transformer.models import Seq2Seq
 from keras_transformer.models.decoding import beam
 from keras_transformer.scores import placeholder_survival

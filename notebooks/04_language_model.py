@@ -37,7 +37,7 @@ from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.distillation import with_taps
 from keras_transformer.evaluation import evaluate_language
 from keras_transformer.generation import Decoding
-from keras_transformer.keras_writers import Continuer
+from keras_transformer.generation.keras_writers import Continuer
 from keras_transformer.models import CausalLM
 from keras_transformer.models.decoding import greedy
 from keras_transformer.scores import distinct_n, token_entropy

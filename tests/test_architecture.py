@@ -26,11 +26,7 @@ ORDER = [
     ["distillation"],
     ["compression"],
     ["export"],
-    [
-        *("model_file", "bundle", "places", "serving", "writer", "generation", "benchmark", "evaluation"),
-        *("keras_writers", "lite_writers", "served_writers"),
-        *("report", "report_data", "report_plot"),
-    ],
+    ["model_file", "bundle", "places", "serving", "generation", "benchmark", "evaluation", "report"],
     ["recipes"],
     ["cli"],
 ]
@@ -57,7 +53,7 @@ LIGHT = [
     "bundle",
     "serving",
     "generation",
-    "lite_writers",
+    "generation.lite_writers",
     "places",
     "benchmark",
     "report",

@@ -14,7 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from keras_transformer.export.signatures import BareWeights
 from keras_transformer.generation import Decoding
-from keras_transformer.keras_writers import chosen_tokens
+from keras_transformer.generation.keras_writers import chosen_tokens
 from keras_transformer.models import CausalLM, Seq2Seq
 from peers.decoding_weights import DECODER, END_ID, EPSILON, START_ID, load
 from peers.process import timed

@@ -63,7 +63,7 @@ def _as_json(measured: "Measurement") -> dict[str, Any]:
 
 def _print_table(measured: list["Measurement"], title: str) -> None:
     from keras_transformer.report import plain_table
-    from keras_transformer.report_data import FORMAT_NAMES, short_bytes, short_count, three_figures
+    from keras_transformer.report.data import FORMAT_NAMES, short_bytes, short_count, three_figures
 
     columns = ["path", "format", "params", "size", "p50 ms", "p95 ms", "texts/s", "memory"]
     rows = [

@@ -16,7 +16,7 @@ from keras_transformer.data.saved_tokenizers import reversible_pieces
 from keras_transformer.data.text import read_table
 from keras_transformer.evaluation import evaluate_language
 from keras_transformer.export.keras_runner import with_policy
-from keras_transformer.keras_writers import Continuer
+from keras_transformer.generation.keras_writers import Continuer
 from keras_transformer.models import CausalLM
 from keras_transformer.recipes import plan, token_start
 from keras_transformer.recipes.fitting import Schedule

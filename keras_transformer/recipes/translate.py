@@ -18,7 +18,7 @@ from keras_transformer.data.text import Pairs, read_pairs, read_table
 from keras_transformer.evaluation import evaluate_translations, require_sacrebleu
 from keras_transformer.export.keras_runner import with_policy
 from keras_transformer.generation import Decoding
-from keras_transformer.keras_writers import Translator
+from keras_transformer.generation.keras_writers import Translator
 from keras_transformer.models import Seq2Seq
 from keras_transformer.recipes import plan, token_start
 from keras_transformer.recipes.fitting import Schedule

@@ -130,7 +130,7 @@ def writing_model(text_tokenizer):
 @pytest.fixture(scope="session")
 def in_keras(writing_model, text_tokenizer):
     """A function: task -> what writes with the Keras model, and keeps its graphs."""
-    from keras_transformer.keras_writers import Continuer, Translator
+    from keras_transformer.generation.keras_writers import Continuer, Translator
 
     writers = {}
 

@@ -10,7 +10,7 @@ from keras_transformer.data.pair_batches import PairBatches
 from keras_transformer.data.text import Pairs
 from keras_transformer.evaluation import evaluate_translations
 from keras_transformer.files import ModelFileError
-from keras_transformer.keras_writers import Translator
+from keras_transformer.generation.keras_writers import Translator
 from keras_transformer.recipes import token_start, translate
 from keras_transformer.recipes.settings import command
 from keras_transformer.recipes.translate import DistillSettings, TrainSettings, distill, train

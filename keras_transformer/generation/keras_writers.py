@@ -11,13 +11,13 @@ from keras_transformer.data.continuations import beginnings, new_tokens, windows
 from keras_transformer.data.epochs import rounded_up
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.data.translation_room import translation_room
+from keras_transformer.generation.writer import GREEDY, Decoding, LogLikelihood, Progress, foresees_no_text
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models import CausalLM, Prompted, Seq2Seq
 from keras_transformer.models.decoder_state import DecoderState
 from keras_transformer.models.decoding import Step, beam, gather_rows, greedy, sample
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 from keras_transformer.training.token_losses import token_cross_entropy
-from keras_transformer.writer import GREEDY, Decoding, LogLikelihood, Progress, foresees_no_text
 
 MOST_TEXTS, MOST_ROWS = 64, 256  # a batch: a search has a row for each of its beginnings
 MOST_SCORED_TOKENS = 4096  # a batch: each has logits over the whole vocabulary

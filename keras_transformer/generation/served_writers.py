@@ -11,8 +11,15 @@ from keras_transformer.checks import UserError
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.data.well_formed import well_formed
 from keras_transformer.export.attachments import Attachments
+from keras_transformer.generation.writer import (
+    GREEDY,
+    Decoding,
+    LogLikelihood,
+    Progress,
+    foresees_no_text,
+    log_likelihood,
+)
 from keras_transformer.tasks import LANGUAGE_MODEL
-from keras_transformer.writer import GREEDY, Decoding, LogLikelihood, Progress, foresees_no_text, log_likelihood
 
 BATCH_SIZE = 32
 

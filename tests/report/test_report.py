@@ -13,10 +13,11 @@ from matplotlib.text import Text
 from rich.console import Console
 
 from keras_transformer import report as reports
-from keras_transformer import report_data, report_plot
 from keras_transformer.checks import UserError
 from keras_transformer.files import ModelFileError
 from keras_transformer.report import ModelRow, ParityRow, Report
+from keras_transformer.report import data as report_data
+from keras_transformer.report import plot as report_plot
 
 TEACHER = ModelRow("teacher", "keras", 0.875, 0.874, 0.8744, 22_713_602, 90_953_216, 27.4, 41.2)
 PLAIN = ModelRow("student_labels_only", "keras", 0.8106, 0.81, 0.8101, 1_430_017, 5_790_003, 2.3, 2.9)

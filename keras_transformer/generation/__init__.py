@@ -5,8 +5,8 @@ from pathlib import Path
 from keras_transformer import bundle, places
 from keras_transformer.data.saved_tokenizers import reversible_pieces
 from keras_transformer.files import ModelFileError
+from keras_transformer.generation.writer import GREEDY, Decoding, LogLikelihood, Progress, Writer
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
-from keras_transformer.writer import GREEDY, Decoding, LogLikelihood, Progress, Writer
 
 __all__ = ["GREEDY", "Decoding", "LogLikelihood", "Progress", "Writer", "load"]
 
@@ -40,16 +40,16 @@ def load(path: Path | str, *, jit_compile: bool = False) -> Writer:
             "Load the run folder it was made of, or leave jit_compile out."
         )
     if found.form == places.TFLITE:
-        from keras_transformer import lite_writers
+        from keras_transformer.generation import lite_writers
 
         return lite_writers.load(found.path, found.attached)
-    from keras_transformer import served_writers
+    from keras_transformer.generation import served_writers
 
     return served_writers.load(found.path, found.attached)
 
 
 def _load_bundle(folder: Path, task: str, jit_compile: bool) -> Writer:
-    from keras_transformer import keras_writers
+    from keras_transformer.generation import keras_writers
 
     loaded = bundle.load(folder, task=task)
     make = keras_writers.Translator if task == TRANSLATE else keras_writers.Continuer

@@ -9,8 +9,16 @@ from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.export.attachments import Attachments
 from keras_transformer.export.lite_steps import LiteSteps
 from keras_transformer.export.numpy_decoding import beam, greedy, sample
+from keras_transformer.generation.writer import (
+    GREEDY,
+    Decoding,
+    LogLikelihood,
+    Progress,
+    Writer,
+    foresees_no_text,
+    log_likelihood,
+)
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
-from keras_transformer.writer import GREEDY, Decoding, LogLikelihood, Progress, Writer, foresees_no_text, log_likelihood
 
 
 class LiteTranslator:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from keras_transformer import files, report_plot
-from keras_transformer.report_data import (
+from keras_transformer import files
+from keras_transformer.report import plot
+from keras_transformer.report.data import (
     FORMAT_NAMES,
     ModelRow,
     ParityRow,
@@ -46,7 +47,7 @@ def write(report: Report, folder: Path | str) -> None:
     files.write_json(place / REPORT_JSON, report.to_json())
     with files.staged(place / REPORT_MARKDOWN) as staging:
         staging.write_text(markdown(report), encoding="utf-8")
-    report_plot.write(report, place / REPORT_PLOT)
+    plot.write(report, place / REPORT_PLOT)
 
 
 def read(path: Path | str) -> Report:

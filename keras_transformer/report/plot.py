@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from keras_transformer import files
 from keras_transformer.checks import UserError
-from keras_transformer.report_data import ModelRow, Report, short_bytes, three_figures
+from keras_transformer.report.data import ModelRow, Report, short_bytes, three_figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

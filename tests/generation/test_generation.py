@@ -23,7 +23,7 @@ def tokenizer():
 def translator(tokenizer):
     import keras
 
-    from keras_transformer.keras_writers import Translator
+    from keras_transformer.generation.keras_writers import Translator
     from keras_transformer.models import Seq2Seq
 
     keras.utils.set_random_seed(11)
@@ -35,7 +35,7 @@ def translator(tokenizer):
 def continuer(tokenizer):
     import keras
 
-    from keras_transformer.keras_writers import Continuer
+    from keras_transformer.generation.keras_writers import Continuer
     from keras_transformer.models import CausalLM
 
     keras.utils.set_random_seed(12)
@@ -148,7 +148,7 @@ def test_compiled_writing_gives_the_same_words(writer, decoding, request):
 
 def test_compiled_drawing_depends_on_the_seed_and_the_place_alone(continuer):
     """XLA draws other numbers for a seed than TensorFlow's kernels do, and the same ones each time."""
-    from keras_transformer.keras_writers import Continuer
+    from keras_transformer.generation.keras_writers import Continuer
 
     model = Continuer(continuer.model, continuer.tokenizer, LENGTH, jit_compile=True)
     drawn = Decoding(temperature=1.3, top_k=50, max_tokens=7, seed=5)
@@ -159,7 +159,7 @@ def test_compiled_drawing_depends_on_the_seed_and_the_place_alone(continuer):
 
 def test_compiled_writing_meets_few_shapes(translator):
     """Each shape is compiled: 1 to 64 texts of up to 23 word pieces come in at most 7 times 2 of them."""
-    from keras_transformer.keras_writers import Translator
+    from keras_transformer.generation.keras_writers import Translator
 
     compiled, shapes = Translator(translator.model, translator.tokenizer, LENGTH, jit_compile=True), set()
 
@@ -197,7 +197,7 @@ def test_a_translation_longer_than_any_cache_is_refused(translator):
 
 @pytest.mark.parametrize(("decoding", "texts"), [({}, 64), ({"beam": 4}, 64), ({"beam": 5}, 51), ({"beam": 999}, 1)])
 def test_a_wide_search_takes_fewer_texts_at_once(decoding, texts):
-    from keras_transformer.keras_writers import texts_at_once
+    from keras_transformer.generation.keras_writers import texts_at_once
 
     assert texts_at_once(Decoding(**decoding)) == texts
     assert texts_at_once(Decoding(temperature=1.0)) == 1
