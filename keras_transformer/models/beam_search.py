@@ -48,6 +48,7 @@ class _Search(NamedTuple):
     max_tokens: int
     alpha: float
     num_best: int
+    limits: Tensor | None = None  # (B,) int32
 
 
 class _Running(NamedTuple):
@@ -77,6 +78,7 @@ def beam(
     alpha: float = 0.6,
     num_best: int = 1,
     reorder: Reorder = gather_rows,
+    limits: Tensor | None = None,
 ) -> Beams:
     """Search for the texts with the highest log_prob / ((5 + L) / 6)^alpha, L the length of each text itself.
 
@@ -95,6 +97,7 @@ def beam(
         reorder: takes rows of a state. The default gathers each tensor. What is the same for all hypotheses of a
             text, such as an encoded source, may stay as it is: rows are taken only from the same text. The first
             call, which repeats each text W times, always gathers everything.
+        limits: (B,) int32, a number of at least 1 for each text, where it is less than max_tokens.
 
     Raises:
         ValueError: if an argument is out of its range; the message names the range.
@@ -106,7 +109,7 @@ def beam(
             f"num_best={num_best} is more than width={width}: a beam ends with at most `width` texts. "
             f"Use width={num_best}, or num_best={width}."
         )
-    search = _checked(end_id, max_tokens, alpha, num_best)
+    search = _checked(end_id, max_tokens, alpha, num_best)._replace(limits=limits)
     (group,) = _run(step, prompted, search, reorder, width, num_groups=1, diversity=0.0)
     return _best(group, search)
 
@@ -242,11 +245,14 @@ def _extend(
     kept = tf.equal(priority, np.inf)
     before = Hypotheses(*(tf.gather(part, parent, batch_dims=1) for part in group))
     log_prob = tf.where(priority > -np.inf, log_prob, -np.inf)
+    ends = tf.equal(tokens, search.end_id)
+    if search.limits is not None:
+        ends = tf.logical_or(ends, tf.expand_dims(index + 1 >= search.limits, 1))
     after = Hypotheses(
         token_ids=tf.where(tf.expand_dims(kept, -1), before.token_ids, put_column(before.token_ids, index, tokens)),
         log_prob=log_prob,
         length=tf.where(kept, before.length, index + 1),
-        finished=tf.logical_or(kept, tf.logical_and(tf.equal(tokens, search.end_id), log_prob > -np.inf)),
+        finished=tf.logical_or(kept, tf.logical_and(ends, log_prob > -np.inf)),
     )
     return _without_hopeless(after, search), parent, tokens
 

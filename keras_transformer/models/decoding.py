@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-def greedy(step: Step, prompted: Prompted, *, end_id: int, max_tokens: int) -> Decoded:
+def greedy(step: Step, prompted: Prompted, *, end_id: int, max_tokens: int, limits: Tensor | None = None) -> Decoded:
     """Take the likeliest token each time, the lowest id among equals, until end_id or `max_tokens`.
 
     Args:
@@ -36,6 +36,8 @@ def greedy(step: Step, prompted: Prompted, *, end_id: int, max_tokens: int) -> D
         prompted: logits (B, V) of the first token, and the state; the state needs room for max_tokens - 1 more.
         end_id: the id that ends a row.
         max_tokens: the most tokens a row gets, end_id included.
+        limits: (B,) int32, a number of at least 1 for each row, where it is less than max_tokens. The state of a row
+            that has ended goes on to be stepped, so each row needs the same room.
 
     Raises:
         ValueError: if end_id or max_tokens isn't a whole number of at least 1.
@@ -44,4 +46,4 @@ def greedy(step: Step, prompted: Prompted, *, end_id: int, max_tokens: int) -> D
     def choose(logits: Tensor, index: Tensor, nothing: Any) -> tuple[Tensor, Any]:
         return best_token(logits), nothing
 
-    return decode(step, prompted, choose, (), end_id=end_id, max_tokens=max_tokens)
+    return decode(step, prompted, choose, (), end_id=end_id, max_tokens=max_tokens, limits=limits)

@@ -59,8 +59,17 @@ def check_limits(end_id: int, max_tokens: int) -> None:
     positive_integer("max_tokens", max_tokens)
 
 
-def decode(step: Step, prompted: Prompted, choose: Choose, carried: Any, *, end_id: int, max_tokens: int) -> Decoded:
-    """Let `choose` pick each token of each row, until end_id or `max_tokens`.
+def decode(
+    step: Step,
+    prompted: Prompted,
+    choose: Choose,
+    carried: Any,
+    *,
+    end_id: int,
+    max_tokens: int,
+    limits: Tensor | None = None,
+) -> Decoded:
+    """Let `choose` pick each token of each row, until end_id, `max_tokens`, or the row's own of `limits` (B,) int32.
 
     `step` is called once less than the longest row has tokens. A row that has ended is fed padding, and its
     answers are read no more.
@@ -84,26 +93,29 @@ def decode(step: Step, prompted: Prompted, choose: Choose, carried: Any, *, end_
     def body(running: _Running) -> tuple[_Running]:
         new_logits, state = step(running.last, running.state)
         new_logits = same_shapes(tf.cast(new_logits, tf.float32), logits)
-        after = _choose_next(new_logits, running._replace(state=state), choose, end_id)
+        after = _choose_next(new_logits, running._replace(state=state), choose, end_id, limits)
         return (same_shapes(after, running),)
 
     def goes_on(running: _Running) -> Tensor:
         return tf.logical_and(running.index < max_tokens, tf.logical_not(tf.reduce_all(running.ended)))
 
-    first = same_shapes(_choose_next(logits, start, choose, end_id), start)
+    first = same_shapes(_choose_next(logits, start, choose, end_id, limits), start)
     (done,) = tf.while_loop(goes_on, body, (first,))
     return Decoded(done.token_ids, done.log_prob)
 
 
-def _choose_next(logits: Tensor, running: _Running, choose: Choose, end_id: int) -> _Running:
+def _choose_next(logits: Tensor, running: _Running, choose: Choose, end_id: int, limits: Tensor | None) -> _Running:
     chosen, carried = choose(logits, running.index, running.carried)
     token = tf.where(running.ended, PAD_ID, chosen)
+    ended = tf.logical_or(running.ended, tf.equal(token, end_id))
+    if limits is not None:
+        ended = tf.logical_or(ended, running.index + 1 >= limits)
     return _Running(
         index=running.index + 1,
         token_ids=put_column(running.token_ids, running.index, token),
         log_prob=running.log_prob + tf.where(running.ended, 0.0, log_probability(logits, chosen)),
         last=token,
-        ended=tf.logical_or(running.ended, tf.equal(token, end_id)),
+        ended=ended,
         carried=carried,
         state=running.state,
     )

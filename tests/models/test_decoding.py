@@ -67,6 +67,26 @@ def test_rows_have_padding_after_their_end_and_their_log_prob_is_that_of_what_is
         assert log_prob[row, place] == pytest.approx(total_log_prob(MODEL, PROMPTS[row], tokens), rel=1e-5)
 
 
+LIMITS = [1, 7, 3, 2, 5]
+
+
+@pytest.mark.parametrize("way", ["greedy", "beam"])
+def test_a_row_with_a_limit_of_its_own_is_decoded_as_if_it_were_alone_with_that_many_tokens(way):
+    def decoded(prompts, max_tokens, limits=None):
+        arguments = {"end_id": END, "max_tokens": max_tokens, "limits": limits}
+        if way == "greedy":
+            return numpy_of(greedy(MODEL.step, MODEL.prompt(prompts, ROOM), **arguments))
+        return numpy_of(beam(MODEL.step, MODEL.prompt(prompts, ROOM), width=3, num_best=2, **arguments))
+
+    together = decoded(PROMPTS, MAX_TOKENS, tf.constant(LIMITS))
+    for row, limit in enumerate(LIMITS):
+        alone = decoded([PROMPTS[row]], limit)
+        np.testing.assert_array_equal(together[0][row][..., :limit], alone[0][0])
+        assert not together[0][row][..., limit:].any()
+        for mine, theirs in zip(together[1:], alone[1:], strict=True):
+            np.testing.assert_allclose(mine[row], theirs[0], rtol=1e-5)
+
+
 @pytest.mark.parametrize("max_tokens", [1, 2, 5])
 def test_no_row_gets_more_tokens_than_asked_and_the_model_no_call_too_many(max_tokens):
     prompted = MODEL.prompt(PROMPTS, ROOM)
