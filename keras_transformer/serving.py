@@ -15,6 +15,7 @@ from keras_transformer.data.tokenizer import WordPiece
 from keras_transformer.data.well_formed import well_formed
 from keras_transformer.export.attachments import Attachments, Settings
 from keras_transformer.export.lite_runner import LiteRunner
+from keras_transformer.export.requirements import check_lengths
 from keras_transformer.export.token_batches import Run, run_in_batches
 from keras_transformer.files import ModelFileError
 from keras_transformer.tasks import CLASSIFY
@@ -113,14 +114,20 @@ class SavedModelPredictor(Predictor):
         super().__init__(self._run_tokens, attached, size, batch_size=BATCH_SIZE, fixed_length=length)
 
     def predict(self, texts: Sequence[str]) -> Predictions:
-        """Return the best label of each text, and the scores of all labels."""
+        """Return the best label of each text, and the scores of all labels.
+
+        Raises:
+            TypeError: if `texts` is one string, or holds something else than strings.
+            UserError: for a text longer than the graph reads.
+        """
         import tensorflow as tf
 
         _check_texts(texts)
         labels: list[str] = []
         scores = [np.zeros((0, len(self.labels)), np.float32)]
         for start in range(0, len(texts), BATCH_SIZE):
-            batch = [well_formed(text) for text in texts[start : start + BATCH_SIZE]]
+            batch = [well_formed(text).encode() for text in texts[start : start + BATCH_SIZE]]
+            check_lengths(batch)
             answer = self._text(text=tf.constant(batch))
             labels += [label.decode() for label in answer["labels"].numpy()]
             scores.append(answer["scores"].numpy())

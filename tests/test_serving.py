@@ -67,8 +67,8 @@ def test_a_predictor_says_what_it_is(predictors, places, form, small_model):
     assert predictor.labels == LABELS
     assert predictor.max_length == 13
     assert predictor.parameters == small_model.count_params()
-    place = places[form] / "model.keras" if form == "keras" else places[form]
-    assert predictor.bytes == size_on_disk(place)
+    inside = {"keras": "model.keras", "saved_model": "1"}  # of a SavedModel the version, not what lies beside it
+    assert predictor.bytes == size_on_disk(places[form] / inside.get(form, ""))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -90,6 +90,11 @@ def test_many_texts_answer_like_each_alone(predictors, form):
 def test_a_long_text_is_cut_at_the_maximum_length(predictors, form):
     once, often = predictors[form].logits(["fine dull " * 20, "fine dull " * 2000])
     np.testing.assert_allclose(once, often, rtol=0, atol=1e-6)
+
+
+def test_a_text_that_the_graph_refuses_is_refused_before_it(predictors):
+    with pytest.raises(UserError, match=r"a text has 1048577 bytes, .* reads texts of up to 1048576\. Cut it"):
+        predictors["saved_model"].predict(["a film", "a" * 1048577])
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -53,7 +53,7 @@ def generate(
     line end in an output is printed as \\t or \\n.
 
     A .tflite file is read without TensorFlow; with the same seed it draws other texts than the run folder. A SavedModel
-    takes no options but --json: how it writes was decided when it was exported.
+    takes --max-tokens, and --beam of the width that it was exported with; it draws nothing.
     """
     with working(quiet):
         from keras_transformer import generation

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_transformer.data.tokenizer import WordPiece
 from keras_transformer.export.attachments import Attachments, Part, Settings
-from keras_transformer.export.keras_runner import KerasRunner, in_float32
+from keras_transformer.export.keras_runner import SINGLE, KerasRunner, computes_in_float32, in_float32, with_policy
 from keras_transformer.export.requirements import Limits, check_classes, check_texts, limits
 from keras_transformer.export.token_batches import Run, run_in_batches
 from keras_transformer.version import __version__
@@ -39,6 +39,20 @@ class Prepared(NamedTuple):
             length=self.fixed_length,
         )
 
+    def pooled(self) -> np.ndarray | None:
+        """Return the pooled vectors (N, D) of the examples; None if the model names none in its `tap_tensors`."""
+        tensor = getattr(self.model, "tap_tensors", {}).get("pooled")
+        if tensor is None:
+            return None
+        return run_in_batches(
+            KerasRunner(keras.Model(self.model.inputs[0], tensor)),
+            self.token_ids,
+            self.tokenizer,
+            num_classes=tensor.shape[1],
+            batch_size=BATCH_SIZE,
+            length=self.fixed_length,
+        )
+
     def attachments(self, form: str, task: str, parts: dict[str, Part]) -> Attachments:
         """Return what travels with the exported model."""
         known = settings(self.model, task, form, self.max_length, self.limits, parts)
@@ -56,7 +70,7 @@ def prepare(
     check_texts(labels, examples)
     check_classes(model, labels)
     allowed = limits(model, tokenizer, max_length)
-    source = in_float32(model)
+    source = _in_float32(model)
     runner = KerasRunner(source)
     if runner.fixed_length is not None and max_length > runner.fixed_length:
         raise ValueError(
@@ -69,6 +83,13 @@ def prepare(
         source, tokenizer, list(labels), allowed, max_length, runner.fixed_length, token_ids, unanswered
     )
     return prepared._replace(reference=prepared.run(runner))
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    """A float32 twin that keeps its `tap_tensors`, where the model has some."""
+    if hasattr(model, "tap_tensors") and not computes_in_float32(model):
+        return with_policy(model, SINGLE)
+    return in_float32(model)
 
 
 def settings(

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from keras_transformer.checks import positive_integer
+from keras_transformer.checks import UserError, positive_integer
 
 if TYPE_CHECKING:
     import keras
 
     from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
     from keras_transformer.data.tokenizer import WordPiece
+
+
+MOST_TEXT_BYTES = 1 << 20
+"""Of a text that a SavedModel reads: a longer one is refused. It takes half a second to cut into pieces."""
 
 
 class Limits(NamedTuple):
@@ -57,6 +61,16 @@ def check_examples(examples: Sequence[str]) -> None:
         raise ValueError(
             f"examples={examples!r} can't prove an export. Pass a list of texts like those that the model will see."
         )
+
+
+def check_lengths(texts: Sequence[bytes]) -> None:
+    """Raise UserError for a text that is longer than a SavedModel reads; the graph would say so less clearly."""
+    for text in texts:
+        if len(text) > MOST_TEXT_BYTES:
+            raise UserError(
+                f"a text has {len(text)} bytes, and a SavedModel reads texts of up to {MOST_TEXT_BYTES}. "
+                "Cut it, or ask the run folder or a .tflite file."
+            )
 
 
 def check_classes(model: "keras.Model", labels: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from keras_transformer.data.tokenizer import WordPiece
     from keras_transformer.export.preparation import Prepared
-    from keras_transformer.export.serving_graph import Answers
+    from keras_transformer.export.serving_session import Answers, ServingSession
 
 FORMAT = "saved_model"
 VERSION = "1"
@@ -38,11 +38,13 @@ def saved_model(
 ) -> ExportReport:
     """Write `model` as `FOLDER/1/` for TensorFlow Serving, reload it as Serving does, and prove that it agrees.
 
-    Two signatures share one set of weights, each stored once. `serving_default` takes `text` (N,) string and gives
+    Three signatures share one set of weights, each stored once. `serving_default` takes `text` (N,) string and gives
     `labels` (N,) string, the best label of each text, and `scores` (N, C) float32, their softmax in the order of
-    `assets.extra/labels.json`. `tokens` takes `token_ids` (N, T) int32, 0 = padding, and gives `logits` (N, C)
-    float32; ids out of range or too many of them are answered with INVALID_ARGUMENT. There are only core TensorFlow
-    operators in it, and none that needs XLA. A model in mixed precision is written, and compared, in float32.
+    `assets.extra/labels.json`. `encode` takes `text` and gives `embedding` (N, D) float32, the pooled vector; a model
+    that has none in its `tap_tensors` has no such signature. `tokens` takes `token_ids` (N, T) int32, 0 = padding, and
+    gives `logits` (N, C) float32. Ids out of range, too many of them, or a text beyond 1 MiB are answered with
+    INVALID_ARGUMENT. There are only core TensorFlow operators in it, and none that needs XLA. A model in mixed
+    precision is written, and compared, in float32.
 
     Args:
         model: token ids (N, T) int32 -> logits (N, C).
@@ -60,7 +62,8 @@ def saved_model(
         ValueError: if model, tokenizer, labels, `max_length` and `examples` don't belong together.
     """
     from keras_transformer.export.preparation import prepare
-    from keras_transformer.export.serving_graph import ServingSession, write
+    from keras_transformer.export.serving_graph import write
+    from keras_transformer.export.serving_session import ServingSession
 
     target = Path(folder) / VERSION
     refuse_foreign(target)
@@ -72,6 +75,7 @@ def saved_model(
             result = compare(prepared.reference, prepared.run(session.logits))
             require_logits(result, tolerance, target, FIX)
             _require_answers(session.answers(examples), prepared, tolerance, target)
+            _require_embeddings(session, prepared, examples, tolerance, target)
         parts = parts_of_folder(staging)
         write_to_folder(staging, prepared.attachments(FORMAT, task, parts))
     return ExportReport.of(target, FORMAT, result, session.operators)
@@ -107,4 +111,21 @@ def _require_answers(answers: "Answers", prepared: "Prepared", tolerance: float,
             f"{result.max_abs_logit_error:.1e} (limit {tolerance:.0e}), most at example {result.worst_example}: the "
             f"tokenizer in the graph reads that text differently. Nothing was written. Pass the tokenizer that the "
             f"model was trained with, and report the text."
+        )
+
+
+def _require_embeddings(
+    session: "ServingSession", prepared: "Prepared", examples: Sequence[str], tolerance: float, target: Path
+) -> None:
+    """Raw strings must end in the pooled vector of the same tokens, if the model has one."""
+    reference = prepared.pooled()
+    if reference is None:
+        return
+    result = compare(reference, session.embeddings(examples))
+    limit = tolerance * max(1.0, float(np.abs(reference).max()))
+    if not result.max_abs_logit_error <= limit:
+        raise ParityError(
+            f"{target}: the vector that it gives for a raw text would differ from its Keras model's by "
+            f"{result.max_abs_logit_error:.1e} (limit {limit:.0e}), most at example {result.worst_example}. Nothing "
+            f"was written. {FIX}"
         )

@@ -1,26 +1,14 @@
-"""Write the signatures of a SavedModel, and run them through the loader that TensorFlow Serving uses."""
+"""Write the SavedModel of a classifier: its signatures, and the tables and weights that they share."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from keras_transformer.data.graph_tokenizer import GraphWordPiece
-from keras_transformer.data.well_formed import well_formed
-from keras_transformer.export.preparation import BATCH_SIZE, Prepared
-from keras_transformer.export.signatures import DEFAULT, TOKENS, TextModule, text_function, token_function
-
-
-class Answers(NamedTuple):
-    """What `serving_default` says about some texts."""
-
-    labels: list[str]
-    scores: np.ndarray  # (N, C) float32
+from keras_transformer.export.preparation import Prepared
+from keras_transformer.export.signature_names import DEFAULT, ENCODE, TOKENS
+from keras_transformer.export.signatures import TextModule, text_signatures
 
 
 def write(prepared: Prepared, folder: Path) -> None:
@@ -28,10 +16,9 @@ def write(prepared: Prepared, folder: Path) -> None:
     graph_tokenizer = GraphWordPiece(prepared.tokenizer, prepared.max_length)
     module = TextModule(prepared.model, graph_tokenizer)
     length = prepared.fixed_length
-    tokens = token_function(prepared.model, (None, length), prepared.limits)
-    text = text_function(tokens, graph_tokenizer, prepared.labels, length)
-    signatures = {DEFAULT: text.get_concrete_function(), TOKENS: tokens.get_concrete_function()}
-    save(module, folder, signatures)
+    asked = text_signatures(prepared.model, graph_tokenizer, prepared.labels, length, prepared.limits)
+    functions = {DEFAULT: asked.classify, TOKENS: asked.tokens, ENCODE: asked.encode}
+    save(module, folder, {name: one.get_concrete_function() for name, one in functions.items() if one is not None})
 
 
 def save(module: tf.Module, folder: Path, signatures: dict[str, Any]) -> None:
@@ -39,66 +26,3 @@ def save(module: tf.Module, folder: Path, signatures: dict[str, Any]) -> None:
     # Debug information holds paths of this machine and is of no use to a server.
     options = tf.saved_model.SaveOptions(save_debug_info=False)
     tf.saved_model.save(module, str(folder), signatures=signatures, options=options)
-
-
-class ServingSession:
-    """A SavedModel opened by `tf.compat.v1.saved_model.loader.load`, the Python face of Serving's own loader.
-
-    It is a context manager; `operators` lists the types of all operators in the graph and its functions, sorted.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=graph)
-        with graph.as_default(), _without_deprecation_notice():
-            content = tf.compat.v1.saved_model.loader.load(self._session, ["serve"], str(folder))
-        self._signatures = content.signature_def
-        nodes = list(content.graph_def.node)
-        for function in content.graph_def.library.function:
-            nodes += function.node_def
-        self.operators = sorted({node.op for node in nodes})
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Free the session."""
-        self._session.close()
-
-    def logits(self, token_ids: np.ndarray) -> np.ndarray:
-        """Return the logits (N, C) of ids (N, T)."""
-        return self.run(TOKENS, token_ids=token_ids)["logits"]
-
-    def answers(self, texts: Sequence[str]) -> Answers:
-        """Return the best label of each text, and the scores (N, C)."""
-        labels: list[str] = []
-        scores = []
-        for start in range(0, len(texts), BATCH_SIZE):
-            outputs = self.run(DEFAULT, text=as_bytes(texts[start : start + BATCH_SIZE]))
-            labels += [label.decode() for label in outputs["labels"]]
-            scores.append(outputs["scores"])
-        return Answers(labels, np.concatenate(scores))
-
-    def run(self, name: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the outputs of the signature `name`."""
-        signature = self._signatures[name]
-        fetches = {key: tensor.name for key, tensor in signature.outputs.items()}
-        return self._session.run(fetches, {signature.inputs[key].name: value for key, value in inputs.items()})
-
-
-def as_bytes(texts: Sequence[str]) -> np.ndarray:
-    """Texts as the array (N,) of UTF-8 that a session is fed."""
-    return np.array([well_formed(text).encode() for text in texts], object)
-
-
-@contextmanager
-def _without_deprecation_notice() -> Iterator[None]:
-    """TensorFlow logs that this loader is old. It is the one that Serving has, which is why it is used."""
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

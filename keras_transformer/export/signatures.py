@@ -5,14 +5,12 @@ A SavedModel of anything that holds Keras variables is broken in the loader that
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from keras_transformer.export.requirements import Limits
-
-DEFAULT, TOKENS = "serving_default", "tokens"
+from keras_transformer.export.requirements import MOST_TEXT_BYTES, Limits
 
 
 class BareWeights(tf.Module):
@@ -31,39 +29,90 @@ class TextModule(BareWeights):
         self.graph_tokenizer = graph_tokenizer
 
 
-def text_function(tokens: Any, graph_tokenizer: tf.Module, labels: Sequence[str], length: int | None) -> Any:
-    """Return a tf.function: text (N,) string -> labels (N,) string, the best of each row, and scores (N, C) float32.
+class TextSignatures(NamedTuple):
+    """How a classifier for servers is asked; each is a tf.function with a signature of its own."""
 
-    The scores are the softmax of the logits that `tokens`, a `token_function`, gives: so the model's graph is in the
-    file once. With `length` every row of ids is padded to it.
+    tokens: Any  # token_ids (N, T) int32 -> logits (N, C)
+    classify: Any  # text (N,) string -> labels (N,) string, scores (N, C)
+    encode: Any | None  # text (N,) string -> embedding (N, D); None where the model has no pooled vector
+
+
+def text_signatures(
+    model: keras.Model, graph_tokenizer: tf.Module, labels: Sequence[str], length: int | None, limits: Limits
+) -> TextSignatures:
+    """Return the signatures of a classifier. All of them call one function, so the model's graph is in the file once.
+
+    The scores are the softmax of the logits, and the best label is that of the largest. With `length` every row of ids
+    is padded to it. The embedding is what the model names "pooled" in its `tap_tensors`, as a `TextClassifier` does.
     """
+    pooled = getattr(model, "tap_tensors", {}).get("pooled")
+    whole = answer_function(model, (None, length), limits, pooled)
+    text_spec = tf.TensorSpec((None,), tf.string, "text")
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "text")], autograph=False)
+    def read(text: tf.Tensor) -> tf.Tensor:
+        token_ids = graph_tokenizer(checked_texts(text))  # (N, T)
+        if length is None:
+            return token_ids
+        padded = tf.pad(token_ids, [[0, 0], [0, length - tf.shape(token_ids)[1]]])
+        return tf.ensure_shape(padded, (None, length))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, length), tf.int32, "token_ids")], autograph=False)
+    def tokens(token_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logits": whole(token_ids)["logits"]}
+
+    @tf.function(input_signature=[text_spec], autograph=False)
     def classify(text: tf.Tensor) -> dict[str, tf.Tensor]:
-        token_ids = graph_tokenizer(text)  # (N, T)
-        if length is not None:
-            token_ids = tf.pad(token_ids, [[0, 0], [0, length - tf.shape(token_ids)[1]]])
-            token_ids = tf.ensure_shape(token_ids, (None, length))
-        logits = tokens(token_ids)["logits"]  # (N, C)
+        logits = whole(read(text))["logits"]  # (N, C)
         best = tf.gather(tf.constant(list(labels)), tf.argmax(logits, axis=-1))  # (N,)
         return {"labels": best, "scores": tf.nn.softmax(logits)}
 
-    return classify
+    @tf.function(input_signature=[text_spec], autograph=False)
+    def encode(text: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"embedding": whole(read(text))["embedding"]}
+
+    return TextSignatures(tokens, classify, None if pooled is None else encode)
 
 
 def token_function(model: keras.Model, shape: tuple[int | None, int | None], limits: Limits | None) -> Any:
-    """Return a tf.function: token_ids (N, T) int32, 0 = padding -> logits (N, C) float32.
+    """Return a tf.function: token_ids (N, T) int32, 0 = padding -> logits (N, C) float32, see `answer_function`."""
+    return answer_function(model, shape, limits, None)
 
-    With `limits`, ids or lengths beyond them end in INVALID_ARGUMENT and a message; kernels alone would wrap, clamp
-    or fail without a word of why. TFLite has no such check: who runs a `.tflite` file must check before.
+
+def answer_function(
+    model: keras.Model, shape: tuple[int | None, int | None], limits: Limits | None, pooled: Any | None
+) -> Any:
+    """Return a tf.function: token_ids (N, T) int32, 0 = padding -> `logits` (N, C) float32, and `embedding` (N, D).
+
+    The embedding is there if `pooled`, a tensor (N, D) of the model's graph, is. With `limits`, ids or lengths beyond
+    them end in INVALID_ARGUMENT and a message; kernels alone would wrap, clamp or fail without a word of why. TFLite
+    has no such check: who runs a `.tflite` file must check before.
     """
+    answering = model if pooled is None else keras.Model(model.inputs[0], [model.outputs[0], pooled])
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.int32, "token_ids")], autograph=False)
-    def tokens(token_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+    def answer(token_ids: tf.Tensor) -> dict[str, tf.Tensor]:
         checked = token_ids if limits is None else checked_ids(token_ids, limits)
-        return {"logits": tf.cast(model(checked, training=False), tf.float32)}
+        found = answering(checked, training=False)
+        if pooled is None:
+            return {"logits": tf.cast(found, tf.float32)}
+        return {"logits": tf.cast(found[0], tf.float32), "embedding": tf.cast(found[1], tf.float32)}
 
-    return tokens
+    return answer
+
+
+def checked_texts(text: tf.Tensor) -> tf.Tensor:
+    """Texts (N,) as they are, or INVALID_ARGUMENT when they run: one has more than `MOST_TEXT_BYTES`.
+
+    A text within that is cut at the length that the model learned on. One beyond it is a mistake, and would hold the
+    server up for seconds.
+    """
+    longest = tf.reduce_max(tf.concat([tf.strings.length(text), [0]], axis=0))
+    check = tf.debugging.Assert(
+        longest <= MOST_TEXT_BYTES,
+        [f"a text may have at most {MOST_TEXT_BYTES} bytes of UTF-8, here one has", longest],
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(text)
 
 
 def checked_ids(token_ids: tf.Tensor, limits: Limits) -> tf.Tensor:

@@ -17,12 +17,13 @@ from keras_transformer.export.numpy_decoding import up_to_end
 from keras_transformer.export.preparation import settings
 from keras_transformer.export.requirements import Limits, check_examples, limits
 from keras_transformer.export.writing_parity import Logits
-from keras_transformer.models.decoding import greedy
+from keras_transformer.models.decoding import Step, beam, gather_rows, greedy
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 
 MOST_TEXTS = 64  # that an export is proved with: each has many tokens
 MOST_TOKENS = 64  # of each
 BATCH_SIZE = 32
+ALPHA = 0.6  # of the length penalty by which a search ranks
 
 Inputs = dict[str, np.ndarray]
 
@@ -55,6 +56,10 @@ class Writing(Protocol):
         """The most tokens that it writes unless asked for another number."""
 
     @property
+    def most_asked(self) -> int:
+        """The most tokens that it can be asked for."""
+
+    @property
     def longest_prompt(self) -> int:
         """The most ids that it reads, if it is to write `most`."""
 
@@ -85,6 +90,11 @@ class Translating:
     @property
     def most(self) -> int:
         """As many as the longest target that it was trained on."""
+        return self.max_length
+
+    @property
+    def most_asked(self) -> int:
+        """No more than that."""
         return self.max_length
 
     @property
@@ -125,6 +135,11 @@ class Continuing:
     def most(self) -> int:
         """Half of the room."""
         return new_tokens(self.max_length, None)
+
+    @property
+    def most_asked(self) -> int:
+        """All but one, which it has to start from."""
+        return self.max_length - 1
 
     @property
     def longest_prompt(self) -> int:
@@ -195,10 +210,50 @@ def prepare_writing(
     return PreparedWriting(writing, allowed, texts, prompts, _written(writing, prompts))
 
 
-def greedy_ids(writing: Writing, token_ids: Any, max_tokens: int) -> Any:
-    """Greedy decoding of prompts (B, T): what `models.decoding.greedy` returns."""
-    ends = writing.tokenizer
-    return greedy(writing.model.step, writing.begin(token_ids), end_id=ends.end_id, max_tokens=max_tokens)
+def greedy_ids(writing: Writing, token_ids: Any, max_tokens: int, limits: Any | None = None) -> Any:
+    """Greedy decoding of prompts (B, T): at most `max_tokens`, and `limits` (B,) of each. See `models.decoding`."""
+    end_id = writing.tokenizer.end_id
+    return greedy(_step(writing), writing.begin(token_ids), end_id=end_id, max_tokens=max_tokens, limits=limits)
+
+
+def found_by_beam(writing: Writing, token_ids: Any, max_tokens: int, width: int, limits: Any | None = None) -> Any:
+    """The `width` best texts of a beam search from prompts (B, T), see `models.decoding.beam`."""
+    return beam(
+        _step(writing),
+        writing.begin(token_ids),
+        end_id=writing.tokenizer.end_id,
+        max_tokens=max_tokens,
+        width=width,
+        alpha=ALPHA,
+        num_best=width,
+        reorder=_reorder,
+        limits=limits,
+    )
+
+
+def searched_scores(writing: Writing, prompts: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    """The score (N,) of the best text that Keras' own search finds for each prompt, of `writing.most` tokens."""
+    search = tf.function(
+        lambda token_ids: found_by_beam(writing, token_ids, writing.most, width).score[:, 0],
+        input_signature=[tf.TensorSpec((None, None), tf.int32)],
+        autograph=False,
+    ).get_concrete_function()
+    return search(tf.constant(writing.tokenizer.pad([list(prompt) for prompt in prompts]))).numpy()
+
+
+def _step(writing: Writing) -> Step:
+    """The model's step, for rows that end at different places: one that has ended stays within its own room."""
+
+    def step(token_ids: Any, state: Any) -> Any:
+        within = state._replace(position=tf.minimum(state.position, writing.max_length - 1))
+        return writing.model.step(token_ids, within)
+
+    return step
+
+
+def _reorder(state: Any, rows: Any) -> Any:
+    """Row rows[i] of the caches becomes row i; a source's memory is the same for all beginnings of its translation."""
+    return state._replace(position=tf.gather(state.position, rows), caches=gather_rows(state.caches, rows))
 
 
 def whole_function(writing: Writing, batch: int | None = None) -> Any:

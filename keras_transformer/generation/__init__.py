@@ -14,8 +14,8 @@ __all__ = ["GREEDY", "Decoding", "LogLikelihood", "Progress", "Writer", "load"]
 def load(path: Path | str, *, jit_compile: bool = False) -> Writer:
     """Load a run folder of a translator or a language model, or the `.tflite` file or SavedModel it was exported to.
 
-    A `.tflite` file runs on LiteRT alone, one text after the other. A SavedModel decides itself how it chooses its
-    words, greedily, and how many.
+    A `.tflite` file runs on LiteRT alone, one text after the other. A SavedModel draws no
+    texts, and has one width of beam.
 
     Args:
         path: of the folder or the file.

@@ -37,6 +37,9 @@ def stock(saved, examples, review_tokenizer, tmp_path_factory):
         "too_long": {"signature": "tokens", "inputs": {"token_ids": [[2] * 24]}},
         "no_row": {"signature": "tokens", "inputs": {"token_ids": []}, "shape": [0, 5]},
         "no_text": {"signature": "serving_default", "inputs": {"text": []}},
+        "vectors": {"signature": "encode", "inputs": {"text": [*examples, *NASTY]}},
+        "no_vector": {"signature": "encode", "inputs": {"text": []}},
+        "huge": {"signature": "serving_default", "inputs": {"text": ["film", "film " * (1 << 18)]}},
     }
     path = tmp_path_factory.mktemp("stock") / "requests.json"
     path.write_text(json.dumps(list(requests.values())))
@@ -82,6 +85,17 @@ def test_nasty_texts_are_read_as_the_tokenizer_reads_them(stock, review_model, r
     np.testing.assert_allclose(stock["answers"]["nasty"]["scores"], expected, rtol=0, atol=1e-5)
 
 
+def test_raw_texts_give_the_pooled_vectors_of_the_keras_model(stock, review_model, review_tokenizer, examples):
+    ids = review_tokenizer.pad(review_tokenizer.encode([*examples, *NASTY], 19))
+    pooled = keras.Model(review_model.inputs[0], review_model.get_layer("pooling").output)
+    np.testing.assert_allclose(stock["answers"]["vectors"]["embedding"], pooled(ids, training=False), atol=1e-5)
+
+
+def test_a_text_that_would_hold_the_server_up_is_answered_with_the_reason(stock):
+    assert stock["answers"]["huge"]["status"] == "InvalidArgumentError"
+    assert "at most 1048576 bytes of UTF-8, here one has] [1310720]" in stock["answers"]["huge"]["message"]
+
+
 @pytest.mark.parametrize(
     ("request_name", "message"),
     [
@@ -105,6 +119,7 @@ def test_the_longest_input_of_the_model_is_taken(stock, review_model):
 def test_no_row_at_all_gives_no_answer_and_no_error(stock):
     assert stock["answers"]["no_row"] == {"logits": []}
     assert stock["answers"]["no_text"] == {"labels": [], "scores": []}
+    assert stock["answers"]["no_vector"] == {"embedding": []}
 
 
 def test_only_core_operators_and_none_for_xla(saved, stock):
@@ -129,7 +144,7 @@ def test_the_report_tells_what_is_on_disk(saved, keras_logits):
     assert 0 <= saved.max_abs_logit_error <= 1e-5
     assert saved.top1_agreement == 1.0
     assert json.loads(json.dumps(asdict(saved)))["path"] == str(folder)
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["1"]
+    assert entries(folder.parent) == ["1"]
 
 
 def test_labels_tokenizer_and_settings_travel_beside_the_graph(saved, review_model, review_tokenizer):
@@ -183,7 +198,7 @@ def test_version_one_is_replaced_and_other_versions_stay(few, saved, tmp_path):
     saved_model(tiny_model(), folder, **few)
     assert not (folder / "1" / "stale.txt").exists()
     assert (folder / "2" / "saved_model.pb").read_bytes() == b"another"
-    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+    assert entries(folder) == ["1", "2"]
 
 
 def test_a_folder_that_holds_something_else_is_not_replaced(review_model, parts, tmp_path):

@@ -14,8 +14,9 @@ from writing_models import MOST, ROOM, TEXTS
 from keras_transformer import generation
 from keras_transformer.checks import UserError
 from keras_transformer.cli import app
-from keras_transformer.export import ParityError, saved_model_writer, serving_graph, writing_signatures
-from keras_transformer.export.writing import prepare_writing
+from keras_transformer.export import ParityError, saved_model_writer, served_writing, serving_session
+from keras_transformer.export.writing import prepare_writing, searched_scores
+from keras_transformer.export.writing_saved_model import BEAM_WIDTH
 from keras_transformer.files import ModelFileError, size_on_disk
 from keras_transformer.generation import Decoding
 from keras_transformer.scores import translation_scores
@@ -35,6 +36,7 @@ def keras_writer(task, in_keras):
     return in_keras(task)
 
 
+LIMITS = [5, 1, ROOM - 1, 3, 11, 2, 7, 13, 4]  # one for each text
 WHOLE = {
     "translate": {"source_ids": [[5, 9]], "target_ids": [[1, 7]]},
     "language-model": {"token_ids": [[5, 9]]},
@@ -54,6 +56,12 @@ def stock(served_writer, greedy_loop, text_tokenizer, tmp_path_factory):
             "ids": {"signature": "generate_tokens", "inputs": {"token_ids": text_tokenizer.pad(read).tolist()}},
             "beyond": {"signature": "generate_tokens", "inputs": {"token_ids": [[text_tokenizer.vocab_size]]}},
             "too_long": {"signature": "generate_tokens", "inputs": {"token_ids": [[5] * (ROOM + 1)]}},
+            "limited": {"signature": "generate", "inputs": {"text": TEXTS, "max_tokens": LIMITS}},
+            "searched": {"signature": "search", "inputs": {"text": TEXTS, "max_tokens": LIMITS}},
+            "none_limited": {"signature": "generate", "inputs": {"text": [], "max_tokens": []}},
+            "too_few_limits": {"signature": "generate", "inputs": {"text": TEXTS, "max_tokens": [1]}},
+            "no_token": {"signature": "search", "inputs": {"text": ["a"], "max_tokens": [0]}},
+            "too_many": {"signature": "generate", "inputs": {"text": ["a"], "max_tokens": [ROOM + 1]}},
             "whole": {"signature": "tokens", "inputs": WHOLE[task]},
         }
         path = folder / f"{task}.json"
@@ -84,6 +92,36 @@ def test_ids_are_the_greedy_ones_with_their_probability(task, stock, greedy_loop
             total += logits[token] - np.log(np.exp(logits).sum())
         assert log_prob == pytest.approx(total, rel=1e-4)
     assert stock[task]["answers"]["texts"]["log_prob"] == pytest.approx(answer["log_prob"], rel=1e-4)
+
+
+def test_each_text_gets_as_many_tokens_as_its_caller_asked_for(task, stock, keras_writer):
+    answers = stock[task]["answers"]
+    for place in (2, 7):
+        text, limit = TEXTS[place], LIMITS[place]
+        assert [answers["limited"]["output"][place]] == keras_writer.write([text], Decoding(max_tokens=limit))
+        searched = keras_writer.write([text], Decoding(beam=4, max_tokens=limit))
+        assert answers["searched"]["output"][place][:1] == searched
+    assert answers["none_limited"] == {"output": [], "log_prob": [], "score": []}
+
+
+def test_a_search_gives_its_texts_best_first_with_the_scores_they_are_ranked_by(task, stock):
+    answer, greedy = stock[task]["answers"]["searched"], stock[task]["answers"]["limited"]
+    scores, log_probs = np.array(answer["score"], float), np.array(answer["log_prob"], float)
+    assert scores.shape == log_probs.shape == (len(TEXTS), 4)
+    assert np.all(np.diff(scores, axis=1) <= 0)
+    one = LIMITS.index(1)
+    np.testing.assert_allclose(scores[one], log_probs[one], rtol=1e-5)  # of one token the penalty is 1
+    assert scores[one, 0] == pytest.approx(greedy["log_prob"][one], rel=1e-4)
+    assert greedy["score"][one] == pytest.approx(greedy["log_prob"][one], rel=1e-5)
+    assert 0 > greedy["score"][2] > greedy["log_prob"][2]
+
+
+def test_limits_that_the_model_does_not_take_are_answered_with_the_reason(task, stock):
+    answers, most = stock[task]["answers"], {"translate": ROOM, "language-model": ROOM - 1}[task]
+    wrong_number = "max_tokens must have one number for each text; numbers:] [1] [texts:] [9]"
+    assert wrong_number in answers["too_few_limits"]["message"]
+    assert f"max_tokens must lie in 1..{most}, here they run from] [0] [to] [0]" in answers["no_token"]["message"]
+    assert f"max_tokens must lie in 1..{most}, here they run from] [24] [to] [24]" in answers["too_many"]["message"]
 
 
 def test_the_whole_model_is_there_too(task, stock, writing_model):
@@ -121,9 +159,19 @@ def test_it_is_asked_by_its_path_as_any_form_is(task, served_writer, keras_write
     writer = generation.load(Path(served_writer(task).path).parent)
     assert (writer.task, writer.max_length) == (task, ROOM)
     assert writer.write(TEXTS * 4) == keras_writer.write(TEXTS) * 4
-    for decoding in (Decoding(beam=2), Decoding(temperature=0.7), Decoding(max_tokens=5)):
-        with pytest.raises(UserError, match="a SavedModel writes greedily and as many tokens as was decided"):
+    for decoding in (Decoding(beam=4), Decoding(max_tokens=5), Decoding(beam=4, max_tokens=3), Decoding(beam=1)):
+        assert writer.write(TEXTS, decoding) == keras_writer.write(TEXTS, decoding)
+    most = {"translate": "has room for 23 word pieces of a translation", "language-model": "room for 23 word pieces"}
+    refused = [
+        (Decoding(temperature=0.7), "a SavedModel draws no texts"),
+        (Decoding(beam=2), "--beam 2: this SavedModel searches with --beam 4"),
+        (Decoding(max_tokens=ROOM + 1), f"--max-tokens {ROOM + 1}: the .*{most[task]}"),
+    ]
+    for decoding, message in refused:
+        with pytest.raises(UserError, match=message):
             writer.write(["a"], decoding)
+    with pytest.raises(UserError, match="a text has 1048577 bytes, and a SavedModel reads texts of up to 1048576"):
+        writer.write(["a" * 1048577])
     if task == "translate":
         with pytest.raises(UserError, match="a model for 'translate' foresees no text by itself"):
             writer.log_likelihood(TEXTS)
@@ -192,8 +240,16 @@ class Tampered:
                     object,
                 )
             },
+            "generate": lambda: {"output": np.array([one.encode() for one in self.limited(**inputs)], object)},
+            "search": lambda: {"score": np.expand_dims(searched_scores(writing, prepared.prompts, BEAM_WIDTH), 1)},
         }[name]()
         return self.change(outputs)
+
+    def limited(self, text, max_tokens):
+        """Each text's first tokens, as many as were asked for."""
+        for one, most in zip(text, max_tokens, strict=True):
+            place = self.prepared.texts.index(one.decode())
+            yield self.prepared.writing.output(one.decode(), self.prepared.written[place][:most])
 
 
 def other_token(outputs):
@@ -203,8 +259,19 @@ def other_token(outputs):
 
 
 def other_text(outputs):
-    if "output" in outputs:
+    if len(outputs.get("output", ())) == 3:
         outputs["output"][1] = b"another text"
+    return outputs
+
+
+def other_length(outputs):
+    """`generate` is asked for the one text of the three that is short enough."""
+    return {"output": [b"of another length"]} if len(outputs.get("output", ())) == 1 else outputs
+
+
+def worse_search(outputs):
+    if "score" in outputs:
+        outputs["score"][2] -= 1
     return outputs
 
 
@@ -217,14 +284,16 @@ def other_text(outputs):
             "would answer text 1 with 'another text' and not '.*': the tokenizer in the graph reads or writes",
         ),
         (lambda outputs: {key: value + 0.5 if key == "logits" else value for key, value in outputs.items()}, "5.0e-01"),
+        (other_length, "would answer text 2 with 'of another length' and not '.*' when asked for 1 tokens"),
+        (worse_search, r"a search would find a text of score -\d+\.\d+ for text 2, and its Keras model one of"),
         (lambda outputs: outputs, None),
     ],
 )
 def test_a_graph_that_writes_otherwise_is_found(writing_model, writing_parts, tmp_path, monkeypatch, change, message):
     parts = {**writing_parts("translate"), "examples": TEXTS[:3]}
     session = Tampered(prepare_writing(writing_model("translate"), **parts), change)
-    monkeypatch.setattr(serving_graph, "ServingSession", lambda _: session)
-    monkeypatch.setattr(writing_signatures, "write_for_servers", lambda _, folder: folder.mkdir(parents=True))
+    monkeypatch.setattr(serving_session, "ServingSession", lambda _: session)
+    monkeypatch.setattr(served_writing, "write_for_servers", lambda _, folder, width: folder.mkdir(parents=True))
     if message is None:  # the stand-in itself is let through
         saved_model_writer(writing_model("translate"), tmp_path / "m", **parts)
         return
