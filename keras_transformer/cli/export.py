@@ -45,6 +45,8 @@ def export(
 ) -> None:
     """Write a trained model for phones or servers, reload it, and prove that it still gives the same answers.
 
+    Beside a SavedModel lie SERVING.md, with the commands of TensorFlow Serving for this model, and its settings.
+
     It is compared on texts of --data, or on those that the run folder keeps for that; what writes texts on 64 of them,
     token by token.
     """

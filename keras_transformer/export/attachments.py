@@ -110,7 +110,7 @@ def read_from_file(path: Path) -> Attachments:
 def write_to_folder(folder: Path, attachments: Attachments) -> None:
     """Write the attachments into `assets.extra/` of the SavedModel in `folder`."""
     place = folder / FOLDER
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     for name, text in _texts(attachments).items():
         (place / name).write_text(text, encoding="utf-8")
 

@@ -46,6 +46,9 @@ def saved_model(
     INVALID_ARGUMENT. There are only core TensorFlow operators in it, and none that needs XLA. A model in mixed
     precision is written, and compared, in float32.
 
+    What an operator of the server needs is written with it: requests to warm it up in `assets.extra/`, and in `folder`
+    a `models.config`, a `batching_parameters.txt`, and `SERVING.md` with the commands for this model.
+
     Args:
         model: token ids (N, T) int32 -> logits (N, C).
         folder: the model's name for Serving, for example `out/sentiment`; version `1/` is made or replaced in it.
@@ -58,16 +61,18 @@ def saved_model(
 
     Raises:
         ParityError: if the reloaded model differs by more than `tolerance`. Nothing is written then.
-        UserError: if `folder/1` holds something else, can't be written, or the model needs XLA.
+        UserError: if `folder/1` or a file beside it is something else, can't be written, or the model needs XLA.
         ValueError: if model, tokenizer, labels, `max_length` and `examples` don't belong together.
     """
     from keras_transformer.export.preparation import prepare
     from keras_transformer.export.serving_graph import write
+    from keras_transformer.export.serving_notes import Notes, refuse_foreign_notes
     from keras_transformer.export.serving_session import ServingSession
 
     target = Path(folder) / VERSION
     refuse_foreign(target)
     prepared = prepare(model, tokenizer, labels, max_length, examples)
+    refuse_foreign_notes(Path(folder))
     with files.staged(target) as staging:
         write(prepared, staging)
         with ServingSession(staging) as session:
@@ -76,8 +81,11 @@ def saved_model(
             require_logits(result, tolerance, target, FIX)
             _require_answers(session.answers(examples), prepared, tolerance, target)
             _require_embeddings(session, prepared, examples, tolerance, target)
+            notes = Notes.of(Path(folder), session, tokenizer, max_length, task)
+            notes.write_warm_up(staging, session)
         parts = parts_of_folder(staging)
         write_to_folder(staging, prepared.attachments(FORMAT, task, parts))
+    notes.write()
     return ExportReport.of(target, FORMAT, result, session.operators)
 
 

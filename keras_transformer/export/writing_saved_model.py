@@ -55,7 +55,7 @@ def saved_model_writer(
     (N, T) int32, 0 = padding, and gives the new `token_ids` (N, M) and `log_prob`. `tokens` gives the whole model's
     `logits` (N, T, V) for its ids: `source_ids` and `target_ids` of a translator, `token_ids` of a language model. What
     is out of range, or a text beyond 1 MiB, is answered with INVALID_ARGUMENT. Tokenizer, cache, loop and detokenizer
-    are in the graph, of core TensorFlow operators, none of which needs XLA.
+    are in the graph, of core TensorFlow operators, none of which needs XLA. Beside it is what `saved_model` writes.
 
     Args:
         model: a `Seq2Seq` or `CausalLM`; one in mixed precision is written, and compared, in float32.
@@ -69,12 +69,13 @@ def saved_model_writer(
 
     Raises:
         ParityError: if the reloaded model differs by more than `tolerance`, or writes other texts. Nothing is written.
-        UserError: if `folder/1` holds something else, can't be written, the tokenizer can't run in the
+        UserError: if `folder/1` or a file beside it is something else, can't be written, the tokenizer can't run in the
             graph, or the model needs XLA.
         ValueError: if model, tokenizer, task, `max_length` and `examples` don't belong together.
     """
     from keras_transformer.data.in_graph import detokenizer_in_graph
     from keras_transformer.export.served_writing import write_for_servers
+    from keras_transformer.export.serving_notes import Notes, refuse_foreign_notes
     from keras_transformer.export.serving_session import ServingSession
     from keras_transformer.export.writing import prepare_writing, whole_logits
 
@@ -82,6 +83,7 @@ def saved_model_writer(
     target = Path(folder) / VERSION
     refuse_foreign(target)
     detokenizer_in_graph(tokenizer)  # says so at once if it can't run there
+    refuse_foreign_notes(Path(folder))
     prepared = prepare_writing(model, tokenizer, task, max_length, examples)
     with files.staged(target) as staging:
         write_for_servers(prepared, staging, beam_width)
@@ -93,8 +95,11 @@ def saved_model_writer(
             found = _require_texts(session, prepared, reference, result.allowed(tolerance), target)
             _require_limits(session, prepared, found, target)
             _require_search(session, prepared, beam_width, target)
+            notes = Notes.of(Path(folder), session, tokenizer, max_length, task)
+            notes.write_warm_up(staging, session)
         parts = parts_of_folder(staging)
         write_to_folder(staging, prepared.attachments(FORMAT, parts))
+    notes.write()
     return WritingReport.of(target, FORMAT, result, session.operators, same_texts=result.same_texts, texts=result.texts)
 
 

@@ -19,6 +19,7 @@ from keras_transformer.files import size_on_disk
 from keras_transformer.models import TextClassifier
 
 HERE = Path(__file__).parent
+NOTES = ["SERVING.md", "batching_parameters.txt", "models.config"]  # for who runs the server
 NASTY = ["", " \t ", "a FUNNY film 😀", "\u0645\u0645\u062a\u0639", "dull\x00dull", "warm " * 100]
 
 
@@ -144,7 +145,7 @@ def test_the_report_tells_what_is_on_disk(saved, keras_logits):
     assert 0 <= saved.max_abs_logit_error <= 1e-5
     assert saved.top1_agreement == 1.0
     assert json.loads(json.dumps(asdict(saved)))["path"] == str(folder)
-    assert entries(folder.parent) == ["1"]
+    assert entries(folder.parent) == ["1", *NOTES]
 
 
 def test_labels_tokenizer_and_settings_travel_beside_the_graph(saved, review_model, review_tokenizer):
@@ -176,7 +177,7 @@ def test_a_model_over_the_limit_leaves_an_older_one_untouched_and_nothing_else(f
     with pytest.raises(ParityError, match=r"older/1: would differ .* \(limit -1e\+00\).* Pass a larger tolerance"):
         saved_model(tiny_model(), older, **few, tolerance=-1.0)
     assert {path: path.read_bytes() for path in older.rglob("*") if path.is_file()} == before
-    assert entries(older) == ["1"]
+    assert entries(older) == ["1", *NOTES]
 
 
 def test_a_tokenizer_in_the_graph_that_reads_otherwise_is_found(few, tmp_path, monkeypatch):
@@ -198,7 +199,7 @@ def test_version_one_is_replaced_and_other_versions_stay(few, saved, tmp_path):
     saved_model(tiny_model(), folder, **few)
     assert not (folder / "1" / "stale.txt").exists()
     assert (folder / "2" / "saved_model.pb").read_bytes() == b"another"
-    assert entries(folder) == ["1", "2"]
+    assert entries(folder) == ["1", "2", *NOTES]
 
 
 def test_a_folder_that_holds_something_else_is_not_replaced(review_model, parts, tmp_path):

@@ -15,6 +15,7 @@ from keras_transformer import generation
 from keras_transformer.checks import UserError
 from keras_transformer.cli import app
 from keras_transformer.export import ParityError, saved_model_writer, served_writing, serving_session
+from keras_transformer.export.serving_notes import Notes
 from keras_transformer.export.writing import prepare_writing, searched_scores
 from keras_transformer.export.writing_saved_model import BEAM_WIDTH
 from keras_transformer.files import ModelFileError, size_on_disk
@@ -294,6 +295,9 @@ def test_a_graph_that_writes_otherwise_is_found(writing_model, writing_parts, tm
     session = Tampered(prepare_writing(writing_model("translate"), **parts), change)
     monkeypatch.setattr(serving_session, "ServingSession", lambda _: session)
     monkeypatch.setattr(served_writing, "write_for_servers", lambda _, folder, width: folder.mkdir(parents=True))
+    monkeypatch.setattr(Notes, "of", lambda *_: Notes(tmp_path / "m", {}, [], "translate", 1))
+    monkeypatch.setattr(Notes, "write_warm_up", lambda *_: None)
+    monkeypatch.setattr(Notes, "write", lambda _: None)
     if message is None:  # the stand-in itself is let through
         saved_model_writer(writing_model("translate"), tmp_path / "m", **parts)
         return
