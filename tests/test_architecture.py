@@ -27,7 +27,7 @@ ORDER = [
     ["compression"],
     ["export"],
     ["model_file", "bundle", "places", "serving", "generation", "benchmark", "evaluation", "report"],
-    ["recipes"],
+    ["recipes", "model_server"],
     ["cli"],
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}

@@ -17,11 +17,12 @@ from keras_transformer.cli.evaluate import evaluate
 from keras_transformer.cli.export import export
 from keras_transformer.cli.generate import generate
 from keras_transformer.cli.predict import predict
+from keras_transformer.cli.serve import serve
 from keras_transformer.cli.train import train
 from keras_transformer.version import __version__
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings={"max_content_width": 100})
-for command in (demo, train, distill, export, evaluate, predict, generate, benchmark):
+for command in (demo, train, distill, export, evaluate, predict, generate, benchmark, serve):
     app.command()(command)
 
 

@@ -146,7 +146,7 @@ def as_field(text: str) -> str:
 
 def print_json(content: Mapping[str, Any]) -> None:
     """Write one JSON object, in one line, to standard output."""
-    print(json.dumps(content, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(content, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:

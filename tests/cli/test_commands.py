@@ -357,11 +357,11 @@ def test_benchmark_takes_texts_from_a_file(small_tflite, reviews):
 
 def test_the_names_of_the_commands_are_a_contract():
     names = [command.callback.__name__ for command in app.registered_commands]
-    assert names == ["demo", "train", "distill", "export", "evaluate", "predict", "generate", "benchmark"]
+    assert names == ["demo", "train", "distill", "export", "evaluate", "predict", "generate", "benchmark", "serve"]
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "distill", "export", "evaluate", "predict", "generate", "demo", "benchmark"]
+    "command", ["train", "distill", "export", "evaluate", "predict", "generate", "demo", "benchmark", "serve"]
 )
 def test_every_command_has_help_json_and_quiet(command):
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120", "TERM": "dumb"})

@@ -56,7 +56,7 @@ def test_help_takes_less_than_half_a_second_of_the_processor():
 def test_without_arguments_the_help_is_shown():
     done = run()
     assert done.returncode == 0
-    for command in ("demo", "train", "distill", "export", "evaluate", "predict", "generate", "benchmark"):
+    for command in ("demo", "train", "distill", "export", "evaluate", "predict", "generate", "benchmark", "serve"):
         assert command in done.stdout
 
 
