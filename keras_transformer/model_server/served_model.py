@@ -120,13 +120,15 @@ def _check_tensor(name: str, value: np.ndarray, tensor: Any) -> None:
     wanted = tf.as_dtype(tensor.dtype)
     given = tf.string if value.dtype == object else tf.as_dtype(value.dtype)
     if given != wanted:
-        raise RefusedError(INVALID, f"input {name!r} is of type {given.name}, and the signature takes {wanted.name}.")
+        raise RefusedError(
+            INVALID, f"input {name!r} is of type {given.name}, and the signature takes {wanted.name}. Send that."
+        )
     axes = [axis.size for axis in tensor.tensor_shape.dim]
     fits = len(axes) == value.ndim and all(axis in (-1, size) for axis, size in zip(axes, value.shape, strict=True))
     if not fits:
         raise RefusedError(
             INVALID,
-            f"input {name!r} has shape {value.shape}, and the signature takes {_shape(tensor)}.",
+            f"input {name!r} has shape {value.shape}, and the signature takes {_shape(tensor)}. Nest the values so.",
         )
 
 
