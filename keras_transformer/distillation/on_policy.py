@@ -15,6 +15,8 @@ from keras_transformer.distillation.uncertainty import UncertaintyWeighting
 from keras_transformer.layers.masks import Tensor
 
 LARGEST_SEED = 2**63 - 1
+CHANCES = 2**24
+"""Equal parts that a step's chance is counted in: float32 tells them apart."""
 
 
 class OwnSamples(Protocol):
@@ -134,7 +136,9 @@ class OnPolicyDistiller(Distiller):
         replica = 0 if context is None else context.replica_id_in_sync_group
         of_samples = tf.random.experimental.stateless_fold_in(key, replica + 1)
         seed = tf.random.stateless_uniform((), of_samples, minval=None, maxval=None, dtype=tf.int64)
-        return tf.random.stateless_uniform((), key) < self.share, seed
+        # A whole number: XLA draws the same ones, but other fractions.
+        chance = tf.random.stateless_uniform((), key, maxval=CHANCES, dtype=tf.int32)
+        return tf.cast(chance, tf.float32) < self.share * CHANCES, seed
 
     def _written(self, x: Any, seed: Tensor) -> Any:
         return tf.nest.map_structure(_as_before, self.samples.write(self.student, x, seed), x)
