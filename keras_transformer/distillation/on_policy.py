@@ -48,9 +48,9 @@ class OnPolicyDistiller(Distiller):
     the batch's inputs x at its present weights, and the step goes on with x and y; else with the batch as it is. The
     loss is that of any Distiller, with D one of `soft_targets`, `reverse_targets` and `jensen_shannon`:
 
-        L = mean over the tokens n of y of D(teacher, student)(y_n | y_1 .. y_n-1, x)
+        L = mean over the tokens y_n of D(teacher(. | y_1 .. y_n-1, x), student(. | y_1 .. y_n-1, x))
 
-    No gradient goes through the drawing of y: what the student wrote is data.
+    No gradient goes through the drawing of y: what the student wrote is data. It is drawn without dropout.
 
     Which tokens count: of a batch of data, those that count in a Distiller. Of an own batch, those that the student
     drew, the one that ends a text included, in every term of (B, T). Nothing labels these, so `true_labels`, each other
