@@ -8,10 +8,10 @@ is the largest sum, over that process and its children, of proportional set size
 once), read each second from /proc: needs Linux.
 """
 
+import argparse
 import shlex
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -175,4 +175,6 @@ def spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    main([int(word) for word in sys.argv[1:]] or [0, 1, 2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seeds", nargs="*", type=int, default=[0, 1, 2])
+    main(parser.parse_args().seeds)

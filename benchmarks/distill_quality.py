@@ -11,8 +11,8 @@ one twentieth of the teacher's bytes can hold when training may take longer. Met
 texts: what is chosen by these tables is chosen on them, and its score there is a little too good.
 """
 
+import argparse
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -293,4 +293,6 @@ def table(names: Sequence[str], done: Results) -> str:
 
 
 if __name__ == "__main__":
-    main([int(seed) for seed in sys.argv[1:]] or [0, 1, 2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seeds", nargs="*", type=int, default=[0, 1, 2])
+    main(parser.parse_args().seeds)

@@ -8,6 +8,7 @@ Weights are random and seeded, biases and norms too: zeros and ones would hide a
 and the answers are computed from them in float64, so that only our own rounding is left to be seen.
 """
 
+import argparse
 import json
 import math
 import tempfile
@@ -156,4 +157,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

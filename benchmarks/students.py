@@ -7,8 +7,8 @@ The teacher is the one of that demo. A candidate is built from MiniLM as it was 
 its name says so from the fine-tuned teacher, or from nothing. One seed: differences below a point mean little.
 """
 
+import argparse
 import shlex
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -132,4 +132,8 @@ def write(run: Path, names: list[str], teacher_accuracy: float, steps: int, line
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a demo")
+    parser.add_argument("names", nargs="*", choices=[[], *CANDIDATES], metavar="NAME", help="of the candidates")
+    options = parser.parse_args()
+    main(options.run, options.names)

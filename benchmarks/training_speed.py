@@ -7,6 +7,7 @@ Each way is compiled first; then all take turns, one step each, in rotating orde
 word pieces. Each has its own process-wide model, so that nothing is shared but the machine.
 """
 
+import argparse
 import statistics
 import time
 from pathlib import Path
@@ -119,4 +120,5 @@ def page(times: dict[Way, list[float]], tracing: dict[Way, float]) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -48,5 +48,14 @@ def test_every_name_that_the_readme_takes_is_there():
     assert absent(names) == []
 
 
+@pytest.mark.parametrize(
+    "path", [path for path in SCRIPTS if path.parent.name == "benchmarks"], ids=lambda path: path.name
+)
+def test_a_benchmark_that_is_run_reads_its_words_with_a_parser(path):
+    """So `--help` prints its text, and doesn't start an hour of work."""
+    source = path.read_text(encoding="utf-8")
+    assert ('__name__ == "__main__"' in source) == ("argparse.ArgumentParser(" in source)
+
+
 def test_a_name_that_moved_away_is_found():
     assert absent(imports("from keras_transformer.checks import UserError, gone")) == ["keras_transformer.checks.gone"]

@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras_transformer.export.signatures import BareWeights
 from keras_transformer.generation import Decoding
 from keras_transformer.generation.keras_writers import chosen_tokens
-from keras_transformer.models import CausalLM, Seq2Seq
+from keras_transformer.models import CausalLM, Prompted, Seq2Seq
 from peers.decoding_weights import DECODER, END_ID, EPSILON, START_ID, load
 from peers.process import timed
 
@@ -66,11 +66,13 @@ class Ours:
         model, decoding = self.model, Decoding(beam=beams)
 
         def write(token_ids: tf.Tensor) -> tf.Tensor:
-            if self.kind == DECODER:
-                prompted = model.prompt(token_ids, shape[1] + new_tokens)
-            else:
-                prompted = model.prompt(token_ids, new_tokens, START_ID)
-            return chosen_tokens(model.step, prompted, decoding, END_ID, new_tokens, tf.constant(0, tf.int64))
+            def prompt(more: int) -> Prompted:
+                if self.kind == DECODER:
+                    return model.prompt(token_ids, shape[1] + more)
+                return model.prompt(token_ids, 1 + more, START_ID)
+
+            seed = tf.constant(0, tf.int64)
+            return chosen_tokens(model, prompt, decoding, end_id=END_ID, max_tokens=new_tokens, seed=seed)
 
         signature = [tf.TensorSpec(shape, tf.int32, "token_ids")]
         return tf.function(write, input_signature=signature, autograph=False, jit_compile=self.way == "xla")

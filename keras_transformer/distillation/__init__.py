@@ -40,6 +40,7 @@ from keras_transformer.distillation.layer_map import (
 )
 from keras_transformer.distillation.losses import soft_targets, true_labels
 from keras_transformer.distillation.mutual_learning import MutualLearner
+from keras_transformer.distillation.on_policy import OnPolicyDistiller, OwnSamples
 from keras_transformer.distillation.outputs import Outputs
 from keras_transformer.distillation.pooled_losses import contrastive, similarity_preserving
 from keras_transformer.distillation.progressive import Stage, distil_in_stages, layerwise_stages
@@ -62,7 +63,9 @@ __all__ = [
     "LossTerm",
     "MutualLearner",
     "Needs",
+    "OnPolicyDistiller",
     "Outputs",
+    "OwnSamples",
     "RecordedTeacher",
     "Schedule",
     "Scheduled",

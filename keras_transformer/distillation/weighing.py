@@ -23,8 +23,8 @@ def term_mean(
 ) -> TermMean:
     """Weigh the values of `term` and take their mean.
 
-    A value's weight is the row's sample weight; 0 where the mask hides the token, and 0 for an unlabelled row
-    if the term needs labels.
+    A value's weight is the row's sample weight; 0 where the mask hides the token or the student's `counted` leaves it
+    out, and 0 for an unlabelled row if the term needs labels.
 
     Args:
         term: its loss is called once.
@@ -49,9 +49,9 @@ def term_mean(
     weights = ops.ones_like(values)
     if needs_labels:
         weights = weights * ops.cast(_like(values, labelled(labels)), "float32")
-    mask = shared_mask(student, teacher)
-    if mask is not None and len(values.shape) == 2:
-        weights = weights * ops.cast(mask, "float32")
+    if len(values.shape) == 2:
+        for shown in (shared_mask(student, teacher), student.counted):
+            weights = weights if shown is None else weights * ops.cast(shown, "float32")
     if sample_weight is not None:
         weights = weights * _aligned_weights(term, values, ops.cast(sample_weight, "float32"))
     counted = ops.where(weights != 0, values, 0.0)  # 0 * inf would be NaN

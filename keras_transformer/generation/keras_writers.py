@@ -14,8 +14,8 @@ from keras_transformer.data.translation_room import translation_room
 from keras_transformer.generation.writer import GREEDY, Decoding, LogLikelihood, Progress, foresees_no_text
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models import CausalLM, Prompted, Seq2Seq
-from keras_transformer.models.decoder_state import DecoderState
-from keras_transformer.models.decoding import Step, beam, gather_rows, greedy, sample
+from keras_transformer.models.branches import branch, follow
+from keras_transformer.models.decoding import beam, greedy, sample
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 from keras_transformer.training.token_losses import token_cross_entropy
 
@@ -80,8 +80,14 @@ class Translator:
             most = translation_room(self.max_length, decoding.max_tokens)
 
             def translations(source_ids: Tensor, seed: Tensor) -> Tensor:
-                prompted = model.prompt(source_ids, most, ends.start_id)
-                return chosen_tokens(model.step, prompted, decoding, ends.end_id, most, seed)
+                return chosen_tokens(
+                    model,
+                    lambda more: model.prompt(source_ids, 1 + more, ends.start_id),
+                    decoding,
+                    end_id=ends.end_id,
+                    max_tokens=most,
+                    seed=seed,
+                )
 
             self._graphs[decoding] = _as_graph(translations, None, self.jit_compile)
         return self._graphs[decoding]
@@ -149,26 +155,43 @@ class Continuer:
             model, end_id, most = self.model, self.tokenizer.end_id, decoding.max_tokens or 1
 
             def continuations(token_ids: Tensor, seed: Tensor) -> Tensor:
-                prompted = model.prompt(token_ids, length + most)
-                return chosen_tokens(model.step, prompted, decoding, end_id, most, seed)
+                return chosen_tokens(
+                    model,
+                    lambda more: model.prompt(token_ids, length + more),
+                    decoding,
+                    end_id=end_id,
+                    max_tokens=most,
+                    seed=seed,
+                )
 
             self._graphs[decoding, length] = _as_graph(continuations, length, self.jit_compile)
         return self._graphs[decoding, length]
 
 
 def chosen_tokens(
-    step: Step, prompted: Prompted, decoding: Decoding, end_id: int, max_tokens: int, seed: Tensor
+    model: Seq2Seq | CausalLM,
+    prompt: Callable[[int], Prompted],
+    decoding: Decoding,
+    *,
+    end_id: int,
+    max_tokens: int,
+    seed: Tensor,
 ) -> Tensor:
-    """The ids (B, max_tokens) int32 that `decoding` chooses, 0 after the end; its own seed and limit aren't read."""
+    """The ids (B, max_tokens) int32 that `decoding` chooses, 0 after the end; its own seed and limit aren't read.
+
+    `prompt` reads what comes before, and leaves room for so many more tokens.
+    """
     limits: dict[str, Any] = {"end_id": end_id, "max_tokens": max_tokens}
+    fed = max_tokens - 1  # the last one isn't
     if decoding.draws:
         temperature = decoding.temperature or 1.0
         filters: dict[str, Any] = {"temperature": temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
-        return sample(step, prompted, seed=seed, **filters, **limits).token_ids
+        return sample(model.step, prompt(fed), seed=seed, **filters, **limits).token_ids
     if (decoding.beam or 1) > 1:
-        found = beam(step, prompted, width=decoding.beam or 1, reorder=_reorder, **limits)
+        moving: dict[str, Any] = {"fork": lambda state, width: branch(state, width, fed), "reorder": follow}
+        found = beam(model.step_branches, prompt(0), width=decoding.beam or 1, **moving, **limits)
         return found.token_ids[:, 0]
-    return greedy(step, prompted, **limits).token_ids
+    return greedy(model.step, prompt(fed), **limits).token_ids
 
 
 def texts_at_once(decoding: Decoding) -> int:
@@ -181,11 +204,6 @@ def like_lengths(token_ids: TokenIds, most: int) -> Iterator[list[int]]:
     order = np.argsort([len(ids) for ids in token_ids], kind="stable").tolist()
     for start in range(0, len(order), most):
         yield order[start : start + most]
-
-
-def _reorder(state: DecoderState, rows: Tensor) -> DecoderState:
-    """Row rows[i] of the caches becomes row i; the source's memory is the same for all beginnings of a text."""
-    return state._replace(position=tf.gather(state.position, rows), caches=gather_rows(state.caches, rows))
 
 
 def _as_graph(

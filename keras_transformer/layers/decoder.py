@@ -33,6 +33,7 @@ def extend_layers(
     caches: Sequence[KeyValues],
     position: Tensor,
     *,
+    attention_mask: Tensor | None = None,
     memory: Sequence[KeyValues] = (),
     memory_mask: Tensor | None = None,
     rotation: Tensor | None = None,
@@ -47,6 +48,8 @@ def extend_layers(
         x: (B, K, D).
         caches: one a layer, with room for S positions.
         position: (B,) int32, where each row's new tokens start.
+        attention_mask: (B, K, S) bool, which places of the cache each new token attends to, its own among them, where
+            that isn't all up to itself.
         memory: one a layer, see `DecoderLayer.remember`; none without cross-attention.
         memory_mask: (B, length of the memory) bool.
         rotation: (B, K, d) float32, see `rotary_table`.
@@ -55,14 +58,15 @@ def extend_layers(
     Returns:
         The hidden state (B, K, D), and the caches with the new tokens in them.
     """
-    mask = cache_mask(position, ops.shape(x)[1], ops.shape(caches[0].key)[2])  # (B, K, S)
+    if attention_mask is None:
+        attention_mask = cache_mask(position, ops.shape(x)[1], ops.shape(caches[0].key)[2])  # (B, K, S)
     kept = []
     for index, layer in enumerate(decoder_layers):
         x, cache = layer.extend(
             x,
             caches[index],
             position,
-            attention_mask=mask,
+            attention_mask=attention_mask,
             memory=memory[index] if memory else None,
             memory_mask=memory_mask,
             rotation=rotation,

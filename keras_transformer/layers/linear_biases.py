@@ -30,11 +30,17 @@ def alibi_biases(num_heads: int, num_queries: int | Tensor, num_keys: int | Tens
     Raises:
         ValueError: if `num_heads` isn't a whole number of at least 1.
     """
-    slopes = ops.reshape(ops.convert_to_tensor(alibi_slopes(num_heads), "float32"), (num_heads, 1, 1))
     steps = ops.arange(num_queries, dtype="float32")  # (T,)
     query = ops.expand_dims(ops.cast(start, "float32"), -1) + steps  # (T,) or (B, T)
-    distance = ops.arange(num_keys, dtype="float32") - ops.expand_dims(query, -1)  # (..., T, S)
-    return slopes * ops.expand_dims(distance, -3)  # (..., H, T, S)
+    return biases_between(num_heads, query, ops.arange(num_keys, dtype="float32"))
+
+
+def biases_between(num_heads: int, query_position: Tensor, key_position: Tensor) -> Tensor:
+    """`alibi_biases` of any positions: queries (..., T) and keys (..., S) -> float32 (..., H, T, S)."""
+    slopes = ops.reshape(ops.convert_to_tensor(alibi_slopes(num_heads), "float32"), (num_heads, 1, 1))
+    query, key = ops.cast(query_position, "float32"), ops.cast(key_position, "float32")
+    distance = ops.expand_dims(key, -2) - ops.expand_dims(query, -1)  # (..., T, S)
+    return slopes * ops.expand_dims(distance, -3)
 
 
 @keras.saving.register_keras_serializable("keras_transformer")

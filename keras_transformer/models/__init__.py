@@ -17,6 +17,7 @@ from keras_transformer.models.decoding import (
     speculative,
 )
 from keras_transformer.models.masked_lm import MaskedLM
+from keras_transformer.models.own_samples import OwnContinuations, OwnTargets
 from keras_transformer.models.seq2seq import Seq2Seq
 from keras_transformer.models.sizes import (
     BASE,
@@ -47,6 +48,8 @@ __all__ = [
     "Decoded",
     "DecoderState",
     "MaskedLM",
+    "OwnContinuations",
+    "OwnTargets",
     "Prompted",
     "Seq2Seq",
     "Speculated",

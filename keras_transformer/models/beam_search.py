@@ -26,6 +26,10 @@ Reorder = Callable[[State, Tensor], State]
 """(state, rows (M,) int32) -> the state whose row i is the given state's row rows[i]."""
 
 
+Fork = Callable[[State, int], State]
+"""(state of B rows, W) -> the state of B * W rows, those of one text side by side."""
+
+
 class Beams(NamedTuple):
     """Several texts a row, best first. Where a row has fewer than N, the rest is padding with a score of -inf."""
 
@@ -68,6 +72,11 @@ def gather_rows(state: State, rows: Tensor) -> State:
     return tf.nest.map_structure(lambda leaf: tf.gather(leaf, rows), state)
 
 
+def repeat_rows(state: State, width: int) -> State:
+    """Each row of each tensor of `state`, `width` times."""
+    return gather_rows(state, tf.repeat(tf.range(tf.shape(tf.nest.flatten(state)[0])[0]), width))
+
+
 def beam(
     step: Step,
     prompted: Prompted,
@@ -77,6 +86,7 @@ def beam(
     width: int,
     alpha: float = 0.6,
     num_best: int = 1,
+    fork: Fork = repeat_rows,
     reorder: Reorder = gather_rows,
     limits: Tensor | None = None,
 ) -> Beams:
@@ -94,9 +104,10 @@ def beam(
         width: beginnings that are kept.
         alpha: at least 0; 0 ranks by log_prob, which favours short texts.
         num_best: results a row, at most `width`.
+        fork: makes the state of W hypotheses a text out of the prompt's. The default repeats all of it;
+            `models.branches` shares the prompt, and then neither caches nor sources are ever copied.
         reorder: takes rows of a state. The default gathers each tensor. What is the same for all hypotheses of a
-            text, such as an encoded source, may stay as it is: rows are taken only from the same text. The first
-            call, which repeats each text W times, always gathers everything.
+            text, such as an encoded source, may stay as it is: rows are taken only from the same text.
         limits: (B,) int32, a number of at least 1 for each text, where it is less than max_tokens.
 
     Raises:
@@ -110,7 +121,7 @@ def beam(
             f"Use width={num_best}, or num_best={width}."
         )
     search = _checked(end_id, max_tokens, alpha, num_best)._replace(limits=limits)
-    (group,) = _run(step, prompted, search, reorder, width, num_groups=1, diversity=0.0)
+    (group,) = _run(step, prompted, search, (fork, reorder), width, num_groups=1, diversity=0.0)
     return _best(group, search)
 
 
@@ -124,6 +135,7 @@ def diverse_beam(
     num_groups: int,
     diversity: float = 0.5,
     alpha: float = 0.6,
+    fork: Fork = repeat_rows,
     reorder: Reorder = gather_rows,
 ) -> Beams:
     """Diverse beam search with the Hamming term: Vijayakumar et al. 2018, section 3, algorithm 1.
@@ -148,7 +160,7 @@ def diverse_beam(
     if not 0 <= diversity < np.inf:
         raise ValueError(f"diversity={diversity!r} must be finite and at least 0. Use for example diversity=0.5.")
     search = _checked(end_id, max_tokens, alpha, num_best=1)
-    groups = _run(step, prompted, search, reorder, width // num_groups, num_groups, diversity)
+    groups = _run(step, prompted, search, (fork, reorder), width // num_groups, num_groups, diversity)
     best = [_best(group, search) for group in groups]
     return Beams(*(tf.concat(part, axis=1) for part in zip(*best, strict=True)))
 
@@ -167,13 +179,14 @@ def _run(
     step: Step,
     prompted: Prompted,
     search: _Search,
-    reorder: Reorder,
+    moving: tuple[Fork, Reorder],
     width: int,
     num_groups: int,
     diversity: float,
 ) -> tuple[Hypotheses, ...]:
     """The groups after the search; each has `width` places."""
     total = width * num_groups
+    fork, reorder = moving
 
     def advance(index: Tensor, groups: tuple[Hypotheses, ...], logits: Tensor) -> tuple[tuple, Tensor, Tensor]:
         """Add a token to each group: logits (B, total, V) -> groups, rows (B * total,) they come from, last ids."""
@@ -202,12 +215,10 @@ def _run(
         return tf.logical_and(running.index < search.max_tokens, tf.reduce_any(tf.stack(alive)))
 
     first = tf.cast(prompted.logits, tf.float32)  # (B, V)
-    batch = tf.shape(first)[0]
     start = tuple(_empty(first, width, search.max_tokens) for _ in range(num_groups))
     repeated = tf.repeat(tf.expand_dims(first, 1), total, axis=1)  # (B, total, V)
     groups, _, last = advance(tf.constant(0), start, repeated)
-    state = gather_rows(prompted.state, tf.repeat(tf.range(batch), total))
-    begun = _Running(tf.constant(1), same_shapes(groups, start), last, state)
+    begun = _Running(tf.constant(1), same_shapes(groups, start), last, fork(prompted.state, total))
     return tf.while_loop(goes_on, body, (begun,))[0].groups
 
 

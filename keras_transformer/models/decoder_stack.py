@@ -21,7 +21,9 @@ from keras_transformer.layers import (
 from keras_transformer.layers.cache import with_room
 from keras_transformer.layers.decoder import extend_layers
 from keras_transformer.layers.encoder import layer_norm
+from keras_transformer.layers.linear_biases import biases_between
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.models.branches import Branches, own_places
 from keras_transformer.models.decoder_state import DecoderState
 
 
@@ -107,6 +109,31 @@ class DecoderStack:
         logits, state = self.extend(ops.expand_dims(token_ids, 1), state)
         return ops.squeeze(logits, 1), state
 
+    def step_branches(self, token_ids: Tensor, state: Branches) -> tuple[Tensor, Branches]:
+        """Read one more token of each branch of each text, (B W,) -> logits (B W, V), and the state with it."""
+        width, room = state.visible.shape[1:]
+        start = ops.repeat(state.position, width)  # (B W,): all branches of a text are equally long
+        placed = self._placed(ops.expand_dims(token_ids, 1), start=start, room=room)
+        visible = ops.logical_or(state.visible, own_places(state))
+        bias = None
+        if isinstance(self.positions, LinearBiases):
+            queries = ops.repeat(ops.expand_dims(state.position, 1), width, axis=1)  # (B, W)
+            bias = biases_between(self.positions.num_heads, queries, state.key_position)
+        hidden, caches = extend_layers(
+            self.layers,
+            ops.reshape(placed.x, (-1, width, placed.x.shape[-1])),
+            state.caches,
+            state.place,
+            attention_mask=visible,
+            memory=state.memory,
+            memory_mask=state.memory_mask if state.memory else None,
+            rotation=_by_branches(placed.rotation, width),
+            score_bias=bias,
+        )
+        logits = self.logits(hidden)  # (B, W, V)
+        after = state._replace(position=state.position + 1, place=state.place + width, visible=visible, caches=caches)
+        return ops.reshape(logits, (-1, logits.shape[-1])), after
+
     def empty_caches(self, batch: int | Tensor, room: int) -> tuple[KeyValues, ...]:
         """Room for `room` positions in each layer and nothing in it."""
         return tuple(
@@ -145,6 +172,11 @@ class DecoderStack:
         if isinstance(self.positions, LinearBiases):
             return Placed(x, None, self.positions(x, start=start, num_keys=room))
         return Placed(self.positions(x, start=start), None, None)
+
+
+def _by_branches(rotation: Tensor | None, width: int) -> Tensor | None:
+    """(B W, 1, d) -> (B, W, d)."""
+    return None if rotation is None else ops.reshape(rotation, (-1, width, rotation.shape[-1]))
 
 
 def stack_of(

@@ -11,6 +11,7 @@ from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers import DecoderLayer, EncoderLayer, PositionalEncoding, TokenEmbedding
 from keras_transformer.layers.encoder import layer_norm
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.models.branches import Branches
 from keras_transformer.models.configuration import argument, config_of, model_of
 from keras_transformer.models.decoder_stack import DecoderStack, stack_of
 from keras_transformer.models.decoder_state import DecoderState, Prompted
@@ -189,6 +190,10 @@ class Seq2Seq(keras.Model):
     def step(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Read one more target token of each row, (B,) -> logits (B, V) of the next, and the state with it."""
         return self.stack.step(token_ids, state)
+
+    def step_branches(self, token_ids: Tensor, state: Branches) -> tuple[Tensor, Branches]:
+        """Read one more token of each branch, (B W,) -> logits (B W, V), and the state; see `models.branches`."""
+        return self.stack.step_branches(token_ids, state)
 
     def __getattr__(self, name: str) -> Any:
         """Offer each constructor argument under its own name."""

@@ -15,8 +15,8 @@ tf.config.set_logical_device_configuration(
 )
 import keras
 from keras_transformer.distillation import (
-    Distiller, LossTerm, MutualLearner, Needs, RecordedTeacher, SeveralTeachers, cache_teacher, hidden_states,
-    soft_targets, true_labels,
+    Distiller, LossTerm, MutualLearner, Needs, OnPolicyDistiller, RecordedTeacher, SeveralTeachers, cache_teacher,
+    hidden_states, soft_targets, true_labels,
 )
 
 class Projected(keras.layers.Layer):
@@ -60,6 +60,19 @@ def token_distiller():
         LossTerm("hidden", 0.1, Projected("encoder/hidden")),
     ]
     made = Distiller(tagger(5, seed=1), tagger(11, seed=2), terms)
+    made.compile(keras.optimizers.SGD(0.3), metrics=["accuracy"])
+    return made
+
+class Mirrored:  # what is written in the place of ids doesn't hang on the seed: that differs on the replicas
+    def write(self, student, inputs, seed):
+        return tf.where(inputs == 0, 0, 13 - inputs)
+
+    def counted(self, inputs):
+        return inputs % 2 == 0
+
+def on_policy():
+    terms = [LossTerm("labels", 0.4, true_labels), LossTerm("soft", 0.6, soft_targets(2.0))]
+    made = OnPolicyDistiller(tagger(5, seed=1), tagger(11, seed=2), terms, samples=Mirrored(), share=0.5, seed=3)
     made.compile(keras.optimizers.SGD(0.3), metrics=["accuracy"])
     return made
 
@@ -109,7 +122,9 @@ results["one, masked"] = trained(token_distiller(), tokens)
 with strategy.scope():
     made = token_distiller()
 results["two, masked"] = trained(made, tokens)
-for name, make, source in (("projected", of_several, attached), ("mutual", mutual, data)):
+for name, make, source in (
+    ("projected", of_several, attached), ("mutual", mutual, data), ("on-policy", on_policy, tokens)
+):
     results[f"one, {name}"] = trained(make(), source)
     with strategy.scope():
         made = make()
@@ -169,6 +184,7 @@ KINDS = {
     "masked tokens of a nested model": ", masked",
     "projections to a cached and a live teacher": ", projected",
     "two students": ", mutual",
+    "tokens that a student wrote": ", on-policy",
 }
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 

@@ -8,7 +8,8 @@ from test_beam_search import assert_same, beam_oracle
 from weights import randomise
 
 from keras_transformer.models import CausalLM, Seq2Seq
-from keras_transformer.models.decoding import beam, greedy, sample, speculative
+from keras_transformer.models.branches import branch, follow
+from keras_transformer.models.decoding import beam, diverse_beam, greedy, sample, speculative
 
 VOCAB, START, MAX_TOKENS, DRAFTED = 13, 2, 7, 2
 SIZE = {"model_dim": 12, "num_heads": 6, "inner_dim": 11, "dropout": 0.0}
@@ -54,8 +55,8 @@ class Generating:
         endless = [greedy_oracle(*pair, VOCAB, MAX_TOKENS) for pair in zip(self.rows, self.prompts, strict=True)]
         return max(range(1, VOCAB), key=lambda end: len({[*row, end].index(end) for row in endless}))
 
-    def prompt(self, ids, more=0):
-        room = MAX_TOKENS + more + (1 if self.translates else IDS.shape[1])
+    def prompt(self, ids, more=MAX_TOKENS):
+        room = more + (1 if self.translates else IDS.shape[1])
         prompted = self.model.prompt(ids, room, START) if self.translates else self.model.prompt(ids, room)
         return prompted._replace(logits=prompted.logits + self.bias)
 
@@ -67,6 +68,10 @@ class Generating:
         logits, state = self.model.step(token_ids, state)
         return logits + self.bias, state
 
+    def step_branches(self, token_ids, state):
+        logits, state = self.model.step_branches(token_ids, state)
+        return logits + self.bias, state
+
 
 def run(function):
     """In a graph of any batch and any length, as an exported one."""
@@ -76,6 +81,7 @@ def run(function):
 MODELS = {
     "language model": lambda **more: Generating(CausalLM, positions="rotary", num_key_value_heads=2, **more),
     "gpt2": lambda **more: Generating(CausalLM, max_length=19, **more),
+    "linear biases": lambda **more: Generating(CausalLM, positions="alibi", **more),
     "translator": lambda **more: Generating(Seq2Seq, **more),
 }
 
@@ -106,12 +112,37 @@ def test_beams_are_those_of_whole_runs(ours):
         assert_same(beams, row, expected, ours.limits["end_id"])
 
 
+@pytest.mark.parametrize("spare", [0, 3])
+def test_branches_of_one_cache_find_the_beams_of_whole_runs(ours, spare):
+    """`spare` places of the prompt's room that nothing was written to: no branch may look at them."""
+
+    def search(ids):
+        moving = {"fork": lambda state, width: branch(state, width, MAX_TOKENS - 1), "reorder": follow}
+        return beam(ours.step_branches, ours.prompt(ids, spare), width=3, num_best=3, **moving, **ours.limits)
+
+    found = run(search)
+    for row, (whole, prompt) in enumerate(zip(ours.rows, ours.prompts, strict=True)):
+        expected = beam_oracle(whole, prompt, **ours.limits, width=3, alpha=0.6, num_best=3)
+        assert_same(found, row, expected, ours.limits["end_id"])
+
+
+def test_branches_of_one_cache_find_diverse_beams(ours):
+    """The ways to keep a search's past agree; `test_beam_search` has the loop for what the groups choose."""
+    groups = {"width": 4, "num_groups": 2, "diversity": 0.7, **ours.limits}
+    moving = {"fork": lambda state, width: branch(state, width, MAX_TOKENS - 1), "reorder": follow}
+    found = run(lambda ids: diverse_beam(ours.step_branches, ours.prompt(ids, 0), **moving, **groups))
+    wanted = run(lambda ids: diverse_beam(ours.step, ours.prompt(ids), **groups))
+    np.testing.assert_array_equal(found.token_ids, wanted.token_ids)
+    np.testing.assert_allclose(found.log_prob, wanted.log_prob, atol=1e-4)
+
+
 def test_a_smaller_model_of_its_kind_drafts_and_the_tokens_stay_the_same(kind, ours):
     want = greedy(ours.step, ours.prompt(IDS), **ours.limits)
     for draft in (MODELS[kind](num_layers=1, seed=8), ours):
 
         def by_draft(ids, draft=draft):
-            sides = (draft.step, draft.prompt(ids, DRAFTED), ours.extend, ours.prompt(ids, DRAFTED))
+            room = MAX_TOKENS + DRAFTED
+            sides = (draft.step, draft.prompt(ids, room), ours.extend, ours.prompt(ids, room))
             return speculative(*sides, num_drafted=DRAFTED, **ours.limits)
 
         found = run(by_draft)
