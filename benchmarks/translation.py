@@ -152,8 +152,8 @@ class Bench:
         return replace(found, batch_size=self.sizes.tokens)
 
     def writer(self, model: Seq2Seq) -> Translator:
-        """In float32."""
-        return Translator(with_policy(model, "float32"), self.tokenizer, self.sizes.max_length)
+        """In float32, compiled."""
+        return Translator(with_policy(model, "float32"), self.tokenizer, self.sizes.max_length, jit_compile=True)
 
     def scores(self, model: Seq2Seq) -> dict[str, float]:
         """What is kept of a trained model."""
