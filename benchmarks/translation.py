@@ -152,8 +152,8 @@ class Bench:
         return replace(found, batch_size=self.sizes.tokens)
 
     def writer(self, model: Seq2Seq) -> Translator:
-        """In float32."""
-        return Translator(with_policy(model, "float32"), self.tokenizer, self.sizes.max_length)
+        """In float32, compiled."""
+        return Translator(with_policy(model, "float32"), self.tokenizer, self.sizes.max_length, jit_compile=True)
 
     def scores(self, model: Seq2Seq) -> dict[str, float]:
         """What is kept of a trained model."""
@@ -296,8 +296,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) if options.quick else KEPT
         results = SeedResults(kept / "results.json", repr(sizes), write)
+        if any(TEACHER in results.of(seed) for seed in results.seeds if seed != str(options.seeds[0])):
+            raise SystemExit(f"The teacher in {kept} is of another seed than {options.seeds[0]}. Name that one too.")
         for seed in options.seeds:
             run_seed(seed, sizes, kept, results, options.torch_python if seed == options.seeds[0] else None)
+        write(results)
         print(page(results, sizes))
 
 
@@ -344,7 +347,7 @@ def page(results: SeedResults, sizes: Sizes) -> str:
         results.table((TEACHER, PEER), BLEU, (BEAM, CHRF), TEACHER),
         "## Students",
         results.table((TEACHER, *METHODS), BLEU, (BEAM, CHRF, WEIGHTS), TEACHER),
-        "## Tokens a second, greedy",
+        "## Tokens a second, greedy, compiled by XLA",
         speed_table(results),
     ]
     return "\n\n".join(lines) + "\n"
@@ -372,7 +375,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--student-steps", type=int, default=Sizes.student_steps, help="of each student")
     parser.add_argument("--quick", action="store_true", help="tiny, one seed; prints and writes nothing")
     options = parser.parse_args()
-    options.seeds = options.seeds[:1] if options.quick else options.seeds
+    options.seeds = options.seeds[:1] if options.quick else sorted(options.seeds)
     return options
 
 

@@ -33,6 +33,7 @@ from keras_transformer.models import Seq2Seq
 from keras_transformer.recipes.fitting import Schedule
 from keras_transformer.recipes.translate import LABEL_SMOOTHING
 from keras_transformer.training.token_losses import MaskedCrossEntropy
+from keras_transformer.training.token_metrics import TokenAccuracy
 
 RESULT = Path(__file__).parent / "results" / "translator_steps.md"
 STEPS, ROUNDS = 40, 5
@@ -45,7 +46,12 @@ def our_round(bench: Bench, schedule: Schedule, batches: PairBatches, policy: st
     """Ours, compiled as the recipe does."""
     bench.policy = policy
     model = bench.fresh(bench.sizes.teacher)
-    model.compile(schedule.optimizer(STEPS * (ROUNDS + 1)), MaskedCrossEntropy(LABEL_SMOOTHING), jit_compile=False)
+    model.compile(
+        schedule.optimizer(STEPS * (ROUNDS + 1)),
+        MaskedCrossEntropy(LABEL_SMOOTHING),
+        metrics=[TokenAccuracy()],
+        jit_compile=False,
+    )
     kept = list(islice(batches.batches(0), STEPS))
     signature = tf.nest.map_structure(lambda array: tf.TensorSpec((None, None), array.dtype), kept[0])
     data = tf.data.Dataset.from_generator(lambda: iter(kept), output_signature=signature).prefetch(1)

@@ -20,7 +20,7 @@ def load(path: Path | str, *, jit_compile: bool = False) -> Writer:
     Args:
         path: of the folder or the file.
         jit_compile: True to compile the writing of a run folder's model with XLA: a second or more for each new shape
-            of batch, then about half the time a token.
+            of batch, then less for each token. A seed draws other words then.
 
     Raises:
         ModelFileError: if it is none, or damaged. The message names it.

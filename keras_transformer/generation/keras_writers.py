@@ -14,12 +14,14 @@ from keras_transformer.data.translation_room import translation_room
 from keras_transformer.generation.writer import GREEDY, Decoding, LogLikelihood, Progress, foresees_no_text
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models import CausalLM, Prompted, Seq2Seq
-from keras_transformer.models.branches import branch, follow
-from keras_transformer.models.decoding import beam, greedy, sample
+from keras_transformer.models.branches import Branches, follow
+from keras_transformer.models.decoder_state import DecoderState
+from keras_transformer.models.decoding import beam, gather_rows, greedy, sample
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 from keras_transformer.training.token_losses import token_cross_entropy
 
 MOST_TEXTS, MOST_ROWS = 64, 256  # a batch: a search has a row for each of its beginnings
+MOST_BRANCHES = 8  # wider searches pay more for comparing with each other's places than for copies of caches
 MOST_SCORED_TOKENS = 4096  # a batch: each has logits over the whole vocabulary
 LENGTH_MULTIPLE = 16  # of a prompt: each length is a graph of its own
 
@@ -33,9 +35,9 @@ class Translator:
         model: in float32.
         tokenizer: of sources and targets.
         max_length: of a source, which is cut there, and of a translation unless the caller says so.
-        jit_compile: True to compile the writing with XLA: a second or more for each new shape of batch, then about half
-            the time a token. Worth it for many texts or long ones. The words are the same, but for drawn ones: a seed
-            gives others then.
+        jit_compile: True to compile the writing with XLA: a second or more for each new shape of batch, then less for
+            each token (`benchmarks/results/decode.md`). Worth it for many texts or long ones. The words are the same,
+            but for drawn ones: a seed gives others then.
     """
 
     task = TRANSLATE
@@ -59,7 +61,7 @@ class Translator:
         """
         graph = self._graph(replace(decoding, seed=0))
         found: list[list[int]] = [[] for _ in source_ids]
-        for rows in like_lengths(source_ids, texts_at_once(decoding)):
+        for rows in like_lengths(source_ids, texts_at_once(decoding, fill=self.jit_compile)):
             batch = self.tokenizer.pad([source_ids[row] for row in rows], self._length(source_ids, rows))
             written = _run(graph, batch, decoding.seed + first + rows[0], fill=self.jit_compile)
             for row, ids in zip(rows, written, strict=True):
@@ -125,7 +127,7 @@ class Continuer:
         decoding, longest = replace(decoding, max_tokens=most), self.max_length - most
         whole, prompts = beginnings(self.tokenizer, texts, longest)
         outputs = [""] * len(texts)
-        for rows in like_lengths(prompts, texts_at_once(decoding)):
+        for rows in like_lengths(prompts, texts_at_once(decoding, fill=self.jit_compile)):
             length = min(longest, rounded_up(max(len(prompts[row]) for row in rows), LENGTH_MULTIPLE))
             batch = self.tokenizer.pad([prompts[row] for row in rows], length)
             graph = self._graph(replace(decoding, seed=0), length)
@@ -188,15 +190,35 @@ def chosen_tokens(
         filters: dict[str, Any] = {"temperature": temperature, "top_p": decoding.top_p, "top_k": decoding.top_k}
         return sample(model.step, prompt(fed), seed=seed, **filters, **limits).token_ids
     if (decoding.beam or 1) > 1:
-        moving: dict[str, Any] = {"fork": lambda state, width: branch(state, width, fed), "reorder": follow}
-        found = beam(model.step_branches, prompt(0), width=decoding.beam or 1, **moving, **limits)
-        return found.token_ids[:, 0]
+        return _searched(model, prompt, decoding.beam or 1, fed, limits)
     return greedy(model.step, prompt(fed), **limits).token_ids
 
 
-def texts_at_once(decoding: Decoding) -> int:
-    """How many texts share a batch; one that is drawn has a seed of its own, and so a batch."""
-    return 1 if decoding.draws else max(1, min(MOST_TEXTS, MOST_ROWS // (decoding.beam or 1)))
+def _searched(
+    model: Seq2Seq | CausalLM, prompt: Callable[[int], Prompted], width: int, fed: int, limits: dict[str, Any]
+) -> Tensor:
+    """The best texts of a beam search, (B, max_tokens): narrow ones on one cache a text, wide ones on one a row."""
+    if width > MOST_BRANCHES:
+        return beam(model.step, prompt(fed), width=width, reorder=_reorder, **limits).token_ids[:, 0]
+
+    def fork(state: DecoderState, width: int) -> Branches:
+        return model.branch(state, width, fed)
+
+    return beam(model.step_branches, prompt(0), width=width, fork=fork, reorder=follow, **limits).token_ids[:, 0]
+
+
+def _reorder(state: DecoderState, rows: Tensor) -> DecoderState:
+    """Row rows[i] of the caches becomes row i; the source's memory is the same for all beginnings of a text."""
+    return state._replace(position=tf.gather(state.position, rows), caches=gather_rows(state.caches, rows))
+
+
+def texts_at_once(decoding: Decoding, *, fill: bool = False) -> int:
+    """How many texts share a batch; one that is drawn has a seed of its own, and so a batch.
+
+    A power of two, if batches are to be filled up to one.
+    """
+    most = 1 if decoding.draws else max(1, min(MOST_TEXTS, MOST_ROWS // (decoding.beam or 1)))
+    return 1 << (most.bit_length() - 1) if fill else most
 
 
 def like_lengths(token_ids: TokenIds, most: int) -> Iterator[list[int]]:

@@ -27,7 +27,7 @@ Reorder = Callable[[State, Tensor], State]
 
 
 Fork = Callable[[State, int], State]
-"""(state of B rows, W) -> the state of B * W rows, those of one text side by side."""
+"""(state of B texts, W) -> the state of W hypotheses of each, as `step` and `reorder` take it."""
 
 
 class Beams(NamedTuple):
@@ -105,7 +105,8 @@ def beam(
         alpha: at least 0; 0 ranks by log_prob, which favours short texts.
         num_best: results a row, at most `width`.
         fork: makes the state of W hypotheses a text out of the prompt's. The default repeats all of it;
-            `models.branches` shares the prompt, and then neither caches nor sources are ever copied.
+            `branch` of our models shares prompt and source among them; its `reorder` is `models.branches.follow`, its
+            `step` the models' `step_branches`.
         reorder: takes rows of a state. The default gathers each tensor. What is the same for all hypotheses of a
             text, such as an encoded source, may stay as it is: rows are taken only from the same text.
         limits: (B,) int32, a number of at least 1 for each text, where it is less than max_tokens.

@@ -1,8 +1,10 @@
-"""One cache for all beginnings of a text, so that a beam search moves no keys and values.
+"""One cache for all beginnings of a text, so that a beam search moves nothing from one beginning to another.
 
 A search that keeps a cache a beginning copies whole caches each time that one beginning becomes two. Here the W
 beginnings of a text are W queries on one cache: it holds the prompt once, then W places for each new token, and each
 beginning has a mask of the places that are its own past. To go on from another beginning is to take over its mask.
+In return each query is compared with the places of all: W times the products of attention. That is little beside the
+other layers where the search is narrow, and more than copying costs where it is wide.
 
 Letters: B texts, W branches a text, G heads, S places, d width of a head, P places of the prompt.
 """

@@ -23,7 +23,7 @@ from keras_transformer.layers.decoder import extend_layers
 from keras_transformer.layers.encoder import layer_norm
 from keras_transformer.layers.linear_biases import biases_between
 from keras_transformer.layers.masks import Tensor
-from keras_transformer.models.branches import Branches, own_places
+from keras_transformer.models.branches import Branches, branch, own_places
 from keras_transformer.models.decoder_state import DecoderState
 
 
@@ -109,16 +109,27 @@ class DecoderStack:
         logits, state = self.extend(ops.expand_dims(token_ids, 1), state)
         return ops.squeeze(logits, 1), state
 
+    def branch(self, state: DecoderState, width: int, more: int) -> Branches:
+        """Let each text go on in `width` ways, with room for `more` tokens of each; see `models.branches`.
+
+        Raises:
+            ValueError: if the model hasn't learned so many positions.
+        """
+        self.check_room(state.caches[0].key.shape[2] + more, None)
+        return branch(state, width, more)
+
     def step_branches(self, token_ids: Tensor, state: Branches) -> tuple[Tensor, Branches]:
         """Read one more token of each branch of each text, (B W,) -> logits (B W, V), and the state with it."""
-        width, room = state.visible.shape[1:]
+        width = state.visible.shape[1]
         start = ops.repeat(state.position, width)  # (B W,): all branches of a text are equally long
-        placed = self._placed(ops.expand_dims(token_ids, 1), start=start, room=room)
+        token_ids = ops.expand_dims(token_ids, 1)
         visible = ops.logical_or(state.visible, own_places(state))
-        bias = None
         if isinstance(self.positions, LinearBiases):
-            queries = ops.repeat(ops.expand_dims(state.position, 1), width, axis=1)  # (B, W)
-            bias = biases_between(self.positions.num_heads, queries, state.key_position)
+            queries = ops.reshape(start, (-1, width))
+            bias = biases_between(self.positions.num_heads, queries, state.key_position)  # (B, H, W, S)
+            placed = Placed(self.tokens(token_ids), None, bias)
+        else:
+            placed = self._placed(token_ids, start=start)
         hidden, caches = extend_layers(
             self.layers,
             ops.reshape(placed.x, (-1, width, placed.x.shape[-1])),
@@ -128,7 +139,7 @@ class DecoderStack:
             memory=state.memory,
             memory_mask=state.memory_mask if state.memory else None,
             rotation=_by_branches(placed.rotation, width),
-            score_bias=bias,
+            score_bias=placed.score_bias,
         )
         logits = self.logits(hidden)  # (B, W, V)
         after = state._replace(position=state.position + 1, place=state.place + width, visible=visible, caches=caches)

@@ -191,6 +191,14 @@ class Seq2Seq(keras.Model):
         """Read one more target token of each row, (B,) -> logits (B, V) of the next, and the state with it."""
         return self.stack.step(token_ids, state)
 
+    def branch(self, state: DecoderState, width: int, more: int) -> Branches:
+        """Let each text go on in `width` ways, with room for `more` tokens of each; see `models.branches`.
+
+        Raises:
+            ValueError: if the model hasn't learned so many positions.
+        """
+        return self.stack.branch(state, width, more)
+
     def step_branches(self, token_ids: Tensor, state: Branches) -> tuple[Tensor, Branches]:
         """Read one more token of each branch, (B W,) -> logits (B W, V), and the state; see `models.branches`."""
         return self.stack.step_branches(token_ids, state)

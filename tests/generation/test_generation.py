@@ -154,6 +154,7 @@ def test_compiled_drawing_depends_on_the_seed_and_the_place_alone(continuer):
     drawn = Decoding(temperature=1.3, top_k=50, max_tokens=7, seed=5)
     together = model.write(TEXTS, drawn)
     assert together == [model.write([text], drawn, first=place)[0] for place, text in enumerate(TEXTS)]
+    assert together != continuer.write(TEXTS, drawn)
     assert together != model.write(TEXTS, Decoding(temperature=1.3, top_k=50, max_tokens=7, seed=6))
 
 
@@ -201,6 +202,29 @@ def test_a_wide_search_takes_fewer_texts_at_once(decoding, texts):
 
     assert texts_at_once(Decoding(**decoding)) == texts
     assert texts_at_once(Decoding(temperature=1.0)) == 1
+    assert texts_at_once(Decoding(**decoding), fill=True) == {64: 64, 51: 32, 1: 1}[texts]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("decoding", [{}, {"beam": 3}, {"beam": 9}], ids=["greedy", "narrow", "wide"])
+def test_a_model_that_has_not_learned_so_many_positions_says_so(tokenizer, decoding, jit_compile):
+    from keras_transformer.generation.keras_writers import Continuer
+    from keras_transformer.models import CausalLM
+
+    writer = Continuer(CausalLM(tokenizer.vocab_size, 1, 4, 2, 3, max_length=7), tokenizer, 16, jit_compile=jit_compile)
+    with pytest.raises(ValueError, match=r"room=\d+ is more than the max_length=7 positions that"):
+        writer.write(["a"], Decoding(max_tokens=12, **decoding))
+
+
+def test_a_wide_search_finds_what_a_narrow_one_would_with_its_width(translator, monkeypatch):
+    """The two ways to keep the beginnings agree."""
+    from keras_transformer.generation import keras_writers
+
+    ids = translator.tokenizer.encode(TEXTS, LENGTH)
+    wide = translator.translate(ids, Decoding(beam=keras_writers.MOST_BRANCHES + 1))
+    monkeypatch.setattr(keras_writers, "MOST_BRANCHES", keras_writers.MOST_BRANCHES + 1)
+    again = keras_writers.Translator(translator.model, translator.tokenizer, LENGTH)
+    assert again.translate(ids, Decoding(beam=keras_writers.MOST_BRANCHES)) == wide
 
 
 def test_the_likelihood_of_texts_is_that_of_each_token_by_itself(continuer):

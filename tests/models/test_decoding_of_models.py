@@ -8,7 +8,7 @@ from test_beam_search import assert_same, beam_oracle
 from weights import randomise
 
 from keras_transformer.models import CausalLM, Seq2Seq
-from keras_transformer.models.branches import branch, follow
+from keras_transformer.models.branches import follow
 from keras_transformer.models.decoding import beam, diverse_beam, greedy, sample, speculative
 
 VOCAB, START, MAX_TOKENS, DRAFTED = 13, 2, 7, 2
@@ -68,6 +68,9 @@ class Generating:
         logits, state = self.model.step(token_ids, state)
         return logits + self.bias, state
 
+    def fork(self, state, width):
+        return self.model.branch(state, width, MAX_TOKENS - 1)
+
     def step_branches(self, token_ids, state):
         logits, state = self.model.step_branches(token_ids, state)
         return logits + self.bias, state
@@ -117,7 +120,7 @@ def test_branches_of_one_cache_find_the_beams_of_whole_runs(ours, spare):
     """`spare` places of the prompt's room that nothing was written to: no branch may look at them."""
 
     def search(ids):
-        moving = {"fork": lambda state, width: branch(state, width, MAX_TOKENS - 1), "reorder": follow}
+        moving = {"fork": ours.fork, "reorder": follow}
         return beam(ours.step_branches, ours.prompt(ids, spare), width=3, num_best=3, **moving, **ours.limits)
 
     found = run(search)
@@ -129,7 +132,7 @@ def test_branches_of_one_cache_find_the_beams_of_whole_runs(ours, spare):
 def test_branches_of_one_cache_find_diverse_beams(ours):
     """The ways to keep a search's past agree; `test_beam_search` has the loop for what the groups choose."""
     groups = {"width": 4, "num_groups": 2, "diversity": 0.7, **ours.limits}
-    moving = {"fork": lambda state, width: branch(state, width, MAX_TOKENS - 1), "reorder": follow}
+    moving = {"fork": ours.fork, "reorder": follow}
     found = run(lambda ids: diverse_beam(ours.step_branches, ours.prompt(ids, 0), **moving, **groups))
     wanted = run(lambda ids: diverse_beam(ours.step, ours.prompt(ids), **groups))
     np.testing.assert_array_equal(found.token_ids, wanted.token_ids)
