@@ -17,7 +17,8 @@ from keras_transformer.export.numpy_decoding import up_to_end
 from keras_transformer.export.preparation import settings
 from keras_transformer.export.requirements import Limits, check_examples, limits
 from keras_transformer.export.writing_parity import Logits
-from keras_transformer.models.decoding import Step, beam, gather_rows, greedy
+from keras_transformer.models.decoder_state import reordered
+from keras_transformer.models.decoding import Step, beam, greedy
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 
 MOST_TEXTS = 64  # that an export is proved with: each has many tokens
@@ -226,7 +227,7 @@ def found_by_beam(writing: Writing, token_ids: Any, max_tokens: int, width: int,
         width=width,
         alpha=ALPHA,
         num_best=width,
-        reorder=_reorder,
+        reorder=reordered,
         limits=limits,
     )
 
@@ -249,11 +250,6 @@ def _step(writing: Writing) -> Step:
         return writing.model.step(token_ids, within)
 
     return step
-
-
-def _reorder(state: Any, rows: Any) -> Any:
-    """Row rows[i] of the caches becomes row i; a source's memory is the same for all beginnings of its translation."""
-    return state._replace(position=tf.gather(state.position, rows), caches=gather_rows(state.caches, rows))
 
 
 def whole_function(writing: Writing, batch: int | None = None) -> Any:

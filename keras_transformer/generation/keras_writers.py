@@ -15,8 +15,8 @@ from keras_transformer.generation.writer import GREEDY, Decoding, LogLikelihood,
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models import CausalLM, Prompted, Seq2Seq
 from keras_transformer.models.branches import Branches, follow
-from keras_transformer.models.decoder_state import DecoderState
-from keras_transformer.models.decoding import beam, gather_rows, greedy, sample
+from keras_transformer.models.decoder_state import DecoderState, reordered
+from keras_transformer.models.decoding import beam, greedy, sample
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 from keras_transformer.training.token_losses import token_cross_entropy
 
@@ -199,17 +199,12 @@ def _searched(
 ) -> Tensor:
     """The best texts of a beam search, (B, max_tokens): narrow ones on one cache a text, wide ones on one a row."""
     if width > MOST_BRANCHES:
-        return beam(model.step, prompt(fed), width=width, reorder=_reorder, **limits).token_ids[:, 0]
+        return beam(model.step, prompt(fed), width=width, reorder=reordered, **limits).token_ids[:, 0]
 
     def fork(state: DecoderState, width: int) -> Branches:
         return model.branch(state, width, fed)
 
     return beam(model.step_branches, prompt(0), width=width, fork=fork, reorder=follow, **limits).token_ids[:, 0]
-
-
-def _reorder(state: DecoderState, rows: Tensor) -> DecoderState:
-    """Row rows[i] of the caches becomes row i; the source's memory is the same for all beginnings of a text."""
-    return state._replace(position=tf.gather(state.position, rows), caches=gather_rows(state.caches, rows))
 
 
 def texts_at_once(decoding: Decoding, *, fill: bool = False) -> int:

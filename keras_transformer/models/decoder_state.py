@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from keras import ops
+
 from keras_transformer.layers import KeyValues
 from keras_transformer.layers.masks import Tensor
 
@@ -20,3 +22,9 @@ class Prompted(NamedTuple):
 
     logits: Tensor  # (B, V) float32, of the first new token
     state: DecoderState
+
+
+def reordered(state: DecoderState, rows: Tensor) -> DecoderState:
+    """Row rows[i] becomes row i, one of the same text: so the source's memory, which they share, stays as it is."""
+    caches = tuple(KeyValues(*(ops.take(part, rows, axis=0) for part in cache)) for cache in state.caches)
+    return state._replace(position=ops.take(state.position, rows, axis=0), caches=caches)
