@@ -17,11 +17,12 @@ from keras_transformer.models import CausalLM, Prompted, Seq2Seq
 from keras_transformer.models.branches import Branches, follow
 from keras_transformer.models.decoder_state import DecoderState, reordered
 from keras_transformer.models.decoding import beam, greedy, sample
+from keras_transformer.models.generating import Generating
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 from keras_transformer.training.token_losses import token_cross_entropy
 
 MOST_TEXTS, MOST_ROWS = 64, 256  # a batch: a search has a row for each of its beginnings
-MOST_BRANCHES = 8  # wider searches pay more for comparing with each other's places than for copies of caches
+MOST_BRANCHES = 8  # not fine-tuned: 4 gain by sharing a cache, and each branch looks at the places of all
 MOST_SCORED_TOKENS = 4096  # a batch: each has logits over the whole vocabulary
 LENGTH_MULTIPLE = 16  # of a prompt: each length is a graph of its own
 
@@ -35,7 +36,7 @@ class Translator:
         model: in float32.
         tokenizer: of sources and targets.
         max_length: of a source, which is cut there, and of a translation unless the caller says so.
-        jit_compile: True to compile the writing with XLA: a second or more for each new shape of batch, then less for
+        jit_compile: True to compile the writing with XLA: once for each new shape of batch, which takes a while, then less for
             each token (`benchmarks/results/decode.md`). Worth it for many texts or long ones. The words are the same,
             but for drawn ones: a seed gives others then.
     """
@@ -171,7 +172,7 @@ class Continuer:
 
 
 def chosen_tokens(
-    model: Seq2Seq | CausalLM,
+    model: Generating,
     prompt: Callable[[int], Prompted],
     decoding: Decoding,
     *,
@@ -195,7 +196,7 @@ def chosen_tokens(
 
 
 def _searched(
-    model: Seq2Seq | CausalLM, prompt: Callable[[int], Prompted], width: int, fed: int, limits: dict[str, Any]
+    model: Generating, prompt: Callable[[int], Prompted], width: int, fed: int, limits: dict[str, Any]
 ) -> Tensor:
     """The best texts of a beam search, (B, max_tokens): narrow ones on one cache a text, wide ones on one a row."""
     if width > MOST_BRANCHES:

@@ -16,17 +16,17 @@ from keras_transformer.layers import (
     TokenEmbedding,
 )
 from keras_transformer.layers.masks import Tensor
-from keras_transformer.models.branches import Branches
 from keras_transformer.models.configuration import argument, config_of, model_of
 from keras_transformer.models.decoder_stack import stack_of
 from keras_transformer.models.decoder_state import DecoderState, Prompted
+from keras_transformer.models.generating import Generating
 from keras_transformer.pretrained import gpt2
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi")
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class CausalLM(keras.Model):
+class CausalLM(Generating):
     """Token ids (B, T) int32, 0 = padding at the end of a row -> float32 logits (B, T, V) of each next token.
 
     The graph is Functional, so `summary`, `get_layer` and `.keras` files work as ever. `tap_tensors` names what it
@@ -176,29 +176,6 @@ class CausalLM(keras.Model):
         last = ops.sum(ops.where(ops.expand_dims(is_last, 2), outputs.hidden, 0), axis=1, keepdims=True)  # (B, 1, D)
         state = DecoderState(position, self.stack.filled_caches(outputs, room))
         return Prompted(ops.squeeze(self.stack.logits(last), 1), state)
-
-    def extend(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Read K more tokens of each row, (B, K) -> logits (B, K, V) after each, and the state with them.
-
-        All K count, 0 too. They must fit into the room of the state.
-        """
-        return self.stack.extend(token_ids, state)
-
-    def step(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Read one more token of each row, (B,) -> logits (B, V) of the next, and the state with it."""
-        return self.stack.step(token_ids, state)
-
-    def branch(self, state: DecoderState, width: int, more: int) -> Branches:
-        """Let each text go on in `width` ways, with room for `more` tokens of each; see `models.branches`.
-
-        Raises:
-            ValueError: if the model hasn't learned so many positions.
-        """
-        return self.stack.branch(state, width, more)
-
-    def step_branches(self, token_ids: Tensor, state: Branches) -> tuple[Tensor, Branches]:
-        """Read one more token of each branch, (B W,) -> logits (B W, V), and the state; see `models.branches`."""
-        return self.stack.step_branches(token_ids, state)
 
     def __getattr__(self, name: str) -> Any:
         """Offer each constructor argument under its own name."""

@@ -11,10 +11,10 @@ from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers import DecoderLayer, EncoderLayer, PositionalEncoding, TokenEmbedding
 from keras_transformer.layers.encoder import layer_norm
 from keras_transformer.layers.masks import Tensor
-from keras_transformer.models.branches import Branches
 from keras_transformer.models.configuration import argument, config_of, model_of
 from keras_transformer.models.decoder_stack import DecoderStack, stack_of
 from keras_transformer.models.decoder_state import DecoderState, Prompted
+from keras_transformer.models.generating import Generating
 
 
 class EncodedSource(NamedTuple):
@@ -47,7 +47,7 @@ class EncoderStack:
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class Seq2Seq(keras.Model):
+class Seq2Seq(Generating):
     """{"source_ids" (B, S), "target_ids" (B, T)} int32, 0 = padding at the end -> float32 logits (B, T, V).
 
     `target_ids` is the target moved one to the right, so that it begins with the start token and logits t are those
@@ -179,29 +179,6 @@ class Seq2Seq(keras.Model):
             memory_mask=source.real,
         )
         return Prompted(*self.step(ops.full((batch,), start_id, dtype="int32"), state))
-
-    def extend(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Read K more target tokens of each row, (B, K) -> logits (B, K, V) after each, and the state with them.
-
-        All K count, 0 too. They must fit into the room of the state.
-        """
-        return self.stack.extend(token_ids, state)
-
-    def step(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Read one more target token of each row, (B,) -> logits (B, V) of the next, and the state with it."""
-        return self.stack.step(token_ids, state)
-
-    def branch(self, state: DecoderState, width: int, more: int) -> Branches:
-        """Let each text go on in `width` ways, with room for `more` tokens of each; see `models.branches`.
-
-        Raises:
-            ValueError: if the model hasn't learned so many positions.
-        """
-        return self.stack.branch(state, width, more)
-
-    def step_branches(self, token_ids: Tensor, state: Branches) -> tuple[Tensor, Branches]:
-        """Read one more token of each branch, (B W,) -> logits (B W, V), and the state; see `models.branches`."""
-        return self.stack.step_branches(token_ids, state)
 
     def __getattr__(self, name: str) -> Any:
         """Offer each constructor argument under its own name."""
