@@ -19,8 +19,8 @@ def load(path: Path | str, *, jit_compile: bool = False) -> Writer:
 
     Args:
         path: of the folder or the file.
-        jit_compile: True to compile the writing of a run folder's model with XLA: a second or more for each new shape
-            of batch, then less for each token. A seed draws other words then.
+        jit_compile: True to compile the writing of a run folder's model with XLA: that takes a while for each new
+            shape of batch, and each token takes less. A seed draws other words then.
 
     Raises:
         ModelFileError: if it is none, or damaged. The message names it.
