@@ -36,9 +36,9 @@ class Translator:
         model: in float32.
         tokenizer: of sources and targets.
         max_length: of a source, which is cut there, and of a translation unless the caller says so.
-        jit_compile: True to compile the writing with XLA: that takes a while for each new shape of batch, and each token
-            takes less (`benchmarks/results/decode.md`). Worth it for many texts or long ones. The words are the same,
-            but for drawn ones: a seed gives others then.
+        jit_compile: True to compile the writing with XLA: that takes a while for each new shape of batch, and each
+            token takes less (`benchmarks/results/decode.md`). Worth it for many texts or long ones. The words are the
+            same, but for drawn ones: a seed gives others then.
     """
 
     task = TRANSLATE
