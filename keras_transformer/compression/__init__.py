@@ -20,6 +20,7 @@ from keras_transformer.compression.importance import (
     most_important,
     unit_slopes,
 )
+from keras_transformer.compression.inheritance import hindrance, inherit
 from keras_transformer.compression.low_rank import Factors, factorise
 from keras_transformer.compression.units import unit_importance
 from keras_transformer.compression.vocabulary import CutVocabulary, count_pieces, cut_vocabulary
@@ -38,6 +39,8 @@ __all__ = [
     "factorise_tokens",
     "head_importance",
     "head_norms",
+    "hindrance",
+    "inherit",
     "keep_channels",
     "keep_heads",
     "keep_layers",

@@ -84,6 +84,8 @@ def train(settings: TrainSettings) -> dict[str, Any]:
 def distill(settings: DistillSettings) -> dict[str, Any]:
     """Train a small language model on the file's texts and on a teacher's distribution at each token of them.
 
+    It starts from its teacher's weights, narrowed, where they fit: see `compression.inherit`.
+
     Returns:
         As `train`, with the teacher's perplexity on the same held-out texts.
 
@@ -106,6 +108,7 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
     listening = job.seconds(cost.forward_operations(running, lengths))
     schedule, kept = _afford(job, plan.CONTINUING, student, ids, max_length, learning + listening)
     batches = _batches(tokenizer, [ids[row] for row in kept], max_length, schedule, settings.seed)
+    token_start.start_from_teacher(student, teacher.model, batches, job.tell)
     fit_on_teacher_tokens(student, running, batches, schedule, title="distilling", run=job.run())
     teacher_scores = evaluate_language(Continuer(teacher.model, tokenizer, max_length), held_out)
     extra = {"epochs": schedule.epochs, "rows": len(kept), "teacher_perplexity": teacher_scores.perplexity}

@@ -1,6 +1,7 @@
 """What a translator or a language model starts from, and how small a student is that nobody gave a size."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,10 +9,15 @@ import keras
 
 from keras_transformer import bundle
 from keras_transformer.checks import UserError
+from keras_transformer.compression import hindrance, inherit
+from keras_transformer.data.epochs import Epochs
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.data.saved_tokenizers import reversible_pieces
+from keras_transformer.models.generating import Generating
 from keras_transformer.recipes.settings import Settings
 from keras_transformer.recipes.start import SIZES, VOCAB_SIZE
+
+INHERITED_FROM = 8  # batches that show what flows in the teacher: some thousand tokens
 
 
 class TokenStart(NamedTuple):
@@ -49,7 +55,7 @@ def check_student(settings: Settings) -> None:
     if settings.init not in (None, "none"):
         raise UserError(
             f"--init {settings.init}: only a classifier is cut out of its teacher; to {settings.task!r} a student "
-            "starts from nothing. Leave --init out."
+            "starts from its teacher's weights. Leave --init out."
         )
 
 
@@ -67,3 +73,19 @@ def student_size(size: str | None, teacher: keras.Model) -> dict[str, Any]:
     decoder = getattr(teacher, "num_decoder_layers", None)
     more = {} if decoder is None else {"num_decoder_layers": max(1, decoder // 2)}
     return {**halves, **more, "num_heads": heads, "model_dim": heads * head_dim}
+
+
+def start_from_teacher(student: Generating, teacher: Generating, batches: Epochs, tell: Callable[[str], None]) -> None:
+    """Give a student the weights of its teacher, as far as they fit into it; see `compression.inherit`.
+
+    Args:
+        student: its weights are set, unless they can't be; then it says why, and they stay random.
+        teacher: in float32.
+        batches: what the student will learn from.
+        tell: takes a line for the user.
+    """
+    reason = hindrance(student, teacher)
+    if reason is not None:
+        tell(f"The student starts from random weights, not from its teacher's: {reason}")
+        return
+    inherit(student, teacher, [inputs for inputs, *_ in itertools.islice(batches.batches(0), INHERITED_FROM)])

@@ -120,7 +120,8 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
 
     Sequence-level (Kim and Rush 2016, section 3.2): each epoch shows every source twice, with its true translation and
     with the one that the teacher's search found, which is their section 3.3's interpolation at one half. Word-level
-    (section 3.1): at each token of both the student also learns the teacher's whole distribution.
+    (section 3.1): at each token of both the student also learns the teacher's whole distribution. It starts from its
+    teacher's weights, narrowed, where they fit: see `compression.inherit`.
 
     Returns:
         As `train`, with the teacher's BLEU on the same held-out pairs.
@@ -156,6 +157,7 @@ def distill(settings: DistillSettings) -> dict[str, Any]:
         shown.append(_of_teacher(job, teacher, expected.rows(kept), width, writing * len(kept) / len(expected.sources)))
     both_kinds = PairIds([ids for one in shown for ids in one.sources], [ids for one in shown for ids in one.targets])
     batches = _batches(tokenizer, both_kinds, schedule, settings.seed)
+    token_start.start_from_teacher(student, loaded.model, batches, job.tell)
     fit_on_teacher_tokens(student, running, batches, schedule, title="distilling", run=job.run())
     teacher_scores = evaluate_translations(teacher, held_out)
     extra = {"epochs": schedule.epochs, "rows": len(kept), "teacher_bleu": teacher_scores.bleu}

@@ -118,6 +118,16 @@ def shown(batches):
     return sorted(found)
 
 
+def test_a_student_starts_from_its_teachers_weights(files, teacher, tmp_path, fitted):
+    """Each column of its token table is a mixture of the teacher's columns; no random table's is."""
+    with pytest.raises(StoppedError):
+        distill(student_settings(files, teacher, tmp_path / "student", beam=0, epochs=1))
+    narrow, wide = (model.stack.tokens.table.numpy() for model in (fitted["model"], bundle.load(teacher[0]).model))
+    rest = np.linalg.lstsq(wide, narrow, rcond=None)[1]
+    assert narrow.shape[1] < wide.shape[1]
+    assert rest.max() < 1e-6 * (narrow**2).sum(axis=0).min()
+
+
 def test_a_student_sees_each_source_with_its_true_target_and_with_the_teachers(
     files, teacher, tmp_path, fitted, monkeypatch
 ):

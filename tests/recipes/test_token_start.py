@@ -1,0 +1,36 @@
+"""What a student of a translator or a language model starts from."""
+
+import numpy as np
+
+from keras_transformer.data.packing import PackedBatches
+from keras_transformer.models import CausalLM
+from keras_transformer.recipes.token_start import start_from_teacher
+
+
+def batches():
+    texts = np.random.default_rng(3).integers(2, 29, (11, 7)).tolist()
+    return PackedBatches(texts, length=7, batch_size=3, end_id=1, seed=5)
+
+
+def writer(width, **options):
+    return CausalLM(29, 2, width, 2, 11, head_dim=3, max_length=13, **options)
+
+
+def test_a_student_that_fits_gets_its_teachers_weights_and_says_nothing():
+    told, student, teacher = [], writer(5), writer(7)
+    before = student.stack.tokens.table.numpy()
+    start_from_teacher(student, teacher, batches(), told.append)
+    assert told == []
+    assert np.abs(student.stack.tokens.table.numpy() - before).max() > 0.01
+
+
+def test_a_student_that_does_not_fit_keeps_its_weights_and_says_why():
+    told, student, teacher = [], writer(5), writer(7, embedding_dim=3)
+    before = student.get_weights()
+    start_from_teacher(student, teacher, batches(), told.append)
+    assert told == [
+        "The student starts from random weights, not from its teacher's: embedding_dim=3: "
+        "the token table must not be factorised"
+    ]
+    for old, new in zip(before, student.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
