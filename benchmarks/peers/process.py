@@ -8,6 +8,7 @@ and answers are JSON, one line each; large arrays travel as files.
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -39,6 +40,8 @@ class Peer:
         self, name: str, interpreter: str, module: str, *words: str, environment: Mapping[str, str] | None = None
     ) -> None:
         self.name = name
+        if shutil.which(interpreter) is None:
+            raise SystemExit(f"{interpreter}: isn't a Python that can be run. Name one that has {name} installed.")
         self._process = subprocess.Popen(
             [interpreter, "-m", "peers.process", module, *words],
             cwd=FOLDER,
