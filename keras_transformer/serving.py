@@ -33,8 +33,8 @@ class Predictions(NamedTuple):
 class Predictor:
     """A model with its tokenizer and labels: texts in, labels out. Threads may share it.
 
-    A text longer than `max_length` word pieces is cut there. `format` is "keras", "saved_model", "tflite_float32",
-    "tflite_float16", "tflite_int8" or "tflite_static_int8"; `bytes` is the size of what holds the model.
+    A text longer than `max_length` word pieces is cut there. `format` is "keras", "saved_model" or a value of
+    `export.tflite.FORMATS`; `bytes` is the size of what holds the model.
 
     Args:
         run: runs a batch of padded token ids.

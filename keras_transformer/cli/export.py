@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FEW_TEXTS = 50
 Format = Literal["saved_model", "tflite"]
-Quantize = Literal["none", "float16", "dynamic", "int8"]
+Quantize = Literal["none", "float16", "dynamic", "int8", "int16", "int4"]
 
 
 def export(
@@ -34,7 +34,8 @@ def export(
         Quantize | None,
         typer.Option(
             "--quantize",
-            help="number format of a .tflite: dynamic has int8 weights and float32 activations",
+            help="number format of a .tflite: dynamic has int8 weights and float32 activations, int8 and int16 have "
+            "activations of fixed ranges too, int4 has the smallest weights",
             show_default="dynamic",
         ),
     ] = None,
@@ -78,8 +79,8 @@ def _facts(report: "ExportReport", examples: int) -> dict[str, object]:
 
 
 def _how_many(texts: int, form: str) -> str:
-    """Say of how many texts; an int8 form is held to a share of them, and of few no small share can be seen."""
-    few = form.endswith("int8") and texts < FEW_TEXTS
+    """Say of how many texts; an integer form is held to a share of them, and of few no small share can be seen."""
+    few = form.endswith(("int8", "int16", "int4")) and texts < FEW_TEXTS
     return f"{texts} texts (few texts prove little: give {FEW_TEXTS} or more with --data)" if few else f"{texts} texts"
 
 

@@ -2,8 +2,7 @@
 
 import re
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -12,14 +11,13 @@ import tensorflow as tf
 from tensorflow.lite.python.convert_phase import ConverterError
 
 from keras_transformer.checks import UserError
+from keras_transformer.export import integer_forms
+from keras_transformer.export.integer_forms import Calibration, in_integers
 from keras_transformer.export.lite_runner import INPUT, SIGNATURE
 from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
 
 CALIBRATION_TEXTS = 200
-
-Calibration = Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]
-"""Gives pairs of a signature's name and its inputs by name."""
 
 
 def convert(prepared: Prepared, quantize: str) -> bytes:
@@ -33,19 +31,18 @@ def convert(prepared: Prepared, quantize: str) -> bytes:
     """
     function = token_function(prepared.model, (1, prepared.fixed_length), limits=None)
     signatures = {SIGNATURE: function.get_concrete_function()}
-    return flatbuffer(prepared.model, signatures, quantize, lambda: _calibration(prepared))
+    return flatbuffer(prepared.model, signatures, quantize, lambda _: _calibration(prepared))
 
 
-def flatbuffer(
-    model: keras.Model, signatures: Mapping[str, Any], quantize: str, calibration: Calibration | None = None
-) -> bytes:
+def flatbuffer(model: keras.Model, signatures: Mapping[str, Any], quantize: str, calibration: Calibration) -> bytes:
     """Return the flatbuffer with these signatures, concrete functions that read the model's weights.
 
     Args:
         model: whose weights go into the file.
         signatures: name -> concrete function.
-        quantize: "none", "float16", "dynamic" or "int8".
-        calibration: for "int8", what gives the inputs of a signature, one row at a time.
+        quantize: a key of `export.tflite.FORMATS`.
+        calibration: what gives the inputs of a signature, one row at a time, out of the float32 flatbuffer; for those
+            of `integer_forms.FORMS`.
 
     Raises:
         UserError: if a signature has an operator that LiteRT lacks.
@@ -53,27 +50,18 @@ def flatbuffer(
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(BareWeights(model), folder, signatures=dict(signatures))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
-        _set_number_format(converter, quantize, calibration)
+        if quantize in ("float16", "dynamic"):
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
         try:
-            with warnings.catch_warnings():
-                # The converter calibrates with an interpreter of its own, and that one announces its retirement.
-                warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning)
-                return converter.convert()
+            made = converter.convert()
         except ConverterError as error:
             raise UserError(
                 f"model {model.name!r} can't become a .tflite file: {_missing_operators(error)}. "
                 "Write that part of the model with operators that LiteRT has."
             ) from error
-
-
-def _set_number_format(converter: Any, quantize: str, calibration: Calibration | None) -> None:
-    if quantize == "none":
-        return
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantize == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if quantize == "int8":
-        converter.representative_dataset = calibration
+    return in_integers(made, quantize, calibration) if quantize in integer_forms.FORMS else made
 
 
 def _calibration(prepared: Prepared) -> Iterator[tuple[str, dict[str, np.ndarray]]]:

@@ -42,7 +42,7 @@ class ExportReport:
     """What was written and what it lost. `dataclasses.asdict` of it goes into JSON as it is."""
 
     path: str
-    format: str  # "saved_model", "tflite_float32", "tflite_float16", "tflite_int8" or "tflite_static_int8"
+    format: str  # "saved_model", one of `export.tflite.FORMATS`
     bytes: int
     max_abs_logit_error: float
     top1_agreement: float

@@ -27,16 +27,20 @@ FORMATS = {
     "float16": "tflite_float16",
     "dynamic": "tflite_int8",
     "int8": "tflite_static_int8",
+    "int16": "tflite_int16",
+    "int4": "tflite_int4",
 }
 QUANTIZATIONS = tuple(FORMATS)
 TOLERANCES = {"none": 1e-4, "float16": 1e-2}
-"""Largest difference in a logit. The forms with int8 weights are held to `min_agreement` instead."""
+"""Largest difference in a logit. The forms with integer weights are held to `min_agreement` instead."""
 MIN_AGREEMENT = 0.98
 FIXES = {
     "none": "Check that padding (id 0) can't change the model's answer, or pass a larger tolerance.",
     "float16": "Try quantize='none', or pass a larger tolerance.",
     "dynamic": "Try quantize='float16', or pass a lower min_agreement.",
     "int8": "Try quantize='dynamic', which leaves activations in float32, or pass a lower min_agreement.",
+    "int16": "Try quantize='dynamic', which leaves activations in float32, or pass a lower min_agreement.",
+    "int4": "Try quantize='dynamic', whose weights have 8 bits, or pass a lower min_agreement.",
 }
 
 
@@ -66,12 +70,14 @@ def tflite(
         tokenizer: the one that the model was trained with; it travels in the file.
         labels: name of each class, in the order of the logits.
         max_length: texts are cut to so many word pieces.
-        examples: texts with which the file is compared, and from which "int8" takes the range of activations.
+        examples: texts with which the file is compared, and from which the integer forms take their ranges.
         quantize: "none": float32. "float16": weights in half the bytes, computed in float32. "dynamic": int8 weights,
-            float32 activations. "int8": int8 weights and activations, for chips that have nothing else.
+            float32 activations. "int8": int8 weights, and int8 activations around the dense products, whose ranges are
+            fixed here; softmax, norms and the attention's own products stay in float32. "int16": the same with int16
+            activations, nearer and far slower on a processor. "int4": int4 weights, int8 tables, float32 activations.
         tolerance: largest difference in a logit that is let through; None = 1e-4 for "none", 1e-2 for "float16", and
-            no limit for the int8 forms.
-        min_agreement: share of examples that must keep their best label in the int8 forms.
+            no limit for the integer forms.
+        min_agreement: share of examples that must keep their best label in the integer forms.
         task: written into the settings.
 
     Raises:

@@ -1,12 +1,16 @@
 """A `.tflite` file that writes texts: a prompt and a step for LiteRT, with tokenizer and settings inside."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from keras_transformer import files
-from keras_transformer.checks import UserError, one_of
-from keras_transformer.export.lite_steps import LiteSteps
+from keras_transformer.checks import one_of
+from keras_transformer.export.lite_steps import PROMPT, STEP, TOKEN_IDS, TOKENS, LiteSteps
 from keras_transformer.export.tflite import FORMATS, QUANTIZATIONS, TOLERANCES, write_whole
 from keras_transformer.export.writing_parity import (
     WritingParity,
@@ -15,11 +19,13 @@ from keras_transformer.export.writing_parity import (
     require_token_agreement,
     require_token_logits,
 )
+from keras_transformer.tasks import LANGUAGE_MODEL
 
 if TYPE_CHECKING:
     import keras
 
     from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
+    from keras_transformer.export.writing import PreparedWriting
 
 MIN_AGREEMENT = 0.95
 """Of the tokens. A model of texts is often torn between two words, where a classifier has a clear favourite."""
@@ -28,7 +34,9 @@ FIXES = {
     "none": "Pass a larger tolerance if you can live with that.",
     "float16": "Try quantize='none', or pass a larger tolerance.",
     "dynamic": "Try quantize='float16', or pass a lower min_agreement.",
+    **dict.fromkeys(("int8", "int16", "int4"), "Try quantize='dynamic', or pass a lower min_agreement."),
 }
+CALIBRATION_TEXTS = 16  # of the examples: each has many steps
 
 
 def tflite_writer(
@@ -62,23 +70,18 @@ def tflite_writer(
         max_length: the room: ids of a source, and tokens of a translation, or of a text and what is added to it.
         examples: texts like those that the model will see.
         quantize: "none": float32. "float16": weights in half the bytes, computed in float32. "dynamic": int8 weights,
-            float32 activations.
+            float32 activations. "int8", "int16" and "int4" as `export.tflite` has them.
         tolerance: largest difference in a logit that is let through, as a share of the largest logit, or of 1;
-            None = 1e-4 for "none", 1e-2 for "float16", and no limit for "dynamic".
-        min_agreement: share of the tokens that must stay the likeliest with "dynamic".
+            None = 1e-4 for "none", 1e-2 for "float16", and no limit for the integer forms.
+        min_agreement: share of the tokens that must stay the likeliest in the integer forms.
 
     Raises:
         ParityError: if the file is over a limit; the message says which knob to turn. Nothing is left in place then.
         UserError: if the place can't be written, the tokenizer's ids can't become a text again, the model has an
-            operator that LiteRT lacks, or for quantize="int8".
+            operator that LiteRT lacks.
         ValueError: for an unknown `quantize` or `task`, or parts that don't belong together.
     """
     one_of("quantize", quantize, QUANTIZATIONS)
-    if quantize not in FIXES:
-        raise UserError(
-            f"quantize={quantize!r}: the int8 activations of a model that writes texts can't be calibrated yet. "
-            "Use quantize='dynamic', which has int8 weights."
-        )
     from keras_transformer.export.lite_converter import flatbuffer
     from keras_transformer.export.writing import prepare_writing, whole_logits
     from keras_transformer.export.writing_signatures import lite_signatures
@@ -88,7 +91,7 @@ def tflite_writer(
     with files.staged(path) as staging:
         operators = write_whole(
             staging,
-            flatbuffer(writing.model, lite_signatures(writing), quantize),
+            flatbuffer(writing.model, lite_signatures(writing), quantize, partial(_calibration, prepared)),
             lambda parts: prepared.attachments(FORMATS[quantize], parts),
             path,
         )
@@ -97,6 +100,22 @@ def tflite_writer(
     return WritingReport.of(
         path, FORMATS[quantize], result, operators, same_texts=result.same_texts, texts=result.texts
     )
+
+
+def _calibration(prepared: "PreparedWriting", float_model: bytes) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """What the signatures are asked on the way through some examples."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "float32.tflite"
+        path.write_bytes(float_model)
+        steps = LiteSteps(path)
+        for prompt, written in prepared.pairs[:CALIBRATION_TEXTS]:
+            yield PROMPT, {TOKEN_IDS: np.array([prompt], np.int32)}
+            if prepared.writing.task == LANGUAGE_MODEL:
+                yield TOKENS, {TOKEN_IDS: np.array([[*prompt, *written[:-1]]], np.int32)}
+            begun = steps.begin(prompt)
+            for token_id in written[:-1]:
+                yield STEP, {TOKEN_IDS: np.array([token_id], np.int32), **begun.state}
+                begun = steps.step(token_id, begun.state)
 
 
 def _require(

@@ -87,12 +87,6 @@ def test_export_passes_on_what_belongs_to_the_task(folders, writers, tmp_path):
     assert "same text 75.00% of 3 texts (few texts prove little: give 50 or more with --data)" in line
 
 
-def test_a_number_format_that_is_not_there_for_texts_is_refused(folders, tmp_path):
-    options = ("--format", "tflite", "--quantize", "int8", "--out", tmp_path / "m.tflite")
-    with pytest.raises(UserError, match=r"quantize='int8': .* can't be calibrated yet\. Use quantize='dynamic'"):
-        run("export", folders / "language-model", *options)
-
-
 def test_the_file_writes_what_the_run_folder_writes(folders, exported):
     path, folder = exported[0], folders / "language-model"
     for options in ((), ("--beam", 3), ("--max-tokens", 5)):

@@ -24,7 +24,19 @@ TASKS = ["translate", "language-model"]
 OPERATORS = {
     *("ADD", "BATCH_MATMUL", "BROADCAST_TO", "CAST", "CONCATENATION", "COS", "CUMSUM", "DEQUANTIZE", "EQUAL"),
     *("EXPAND_DIMS", "FILL", "FULLY_CONNECTED", "GATHER", "GELU", "GREATER_EQUAL", "LESS", "MAXIMUM", "MEAN", "MUL"),
-    *("NEG", "NOT_EQUAL", "PACK", "RANGE", "REDUCE_MAX", "RESHAPE", "RSQRT", "SCATTER_ND", "SELECT", "SELECT_V2"),
+    *(
+        "NEG",
+        "NOT_EQUAL",
+        "PACK",
+        "QUANTIZE",
+        "RANGE",
+        "REDUCE_MAX",
+        "RESHAPE",
+        "RSQRT",
+        "SCATTER_ND",
+        "SELECT",
+        "SELECT_V2",
+    ),
     *("SHAPE", "SIN", "SLICE", "SOFTMAX", "SQUARED_DIFFERENCE", "STRIDED_SLICE", "SUB", "SUM", "TRANSPOSE"),
 }
 
@@ -108,8 +120,16 @@ def test_a_language_model_foresees_texts_as_keras_does(lite_writer, in_keras):
         generation.load(lite_writer("translate").path).log_likelihood(TEXTS)
 
 
-def test_int8_weights_agree_as_far_as_the_report_says(task, lite_writer, writing_model, writing_parts):
-    report = lite_writer(task, "dynamic")
+INTEGERS = {"dynamic": (0.9, 0.3), "int8": (0.8, 1.0), "int16": (0.9, 0.3), "int4": (0.25, 1.0)}
+"""The fewest tokens that stay, and the largest difference of a logit as a share of the largest.
+
+These weights are random, and have nothing to spare: of 4 bits a step is a seventh of the largest weight.
+"""
+
+
+@pytest.mark.parametrize("quantize", INTEGERS)
+def test_integer_forms_agree_as_far_as_the_report_says(task, lite_writer, writing_model, writing_parts, quantize):
+    report, (fewest, largest) = lite_writer(task, quantize), INTEGERS[quantize]
     prepared = prepare_writing(writing_model(task), **writing_parts(task))
     steps, reference = LiteSteps(report.path), whole_logits(prepared.writing)
     ours, theirs = (
@@ -118,14 +138,14 @@ def test_int8_weights_agree_as_far_as_the_report_says(task, lite_writer, writing
     )
     same = ours.argmax(axis=1) == theirs.argmax(axis=1)
     assert report.top1_agreement == pytest.approx(same.mean())
-    assert report.top1_agreement > 0.9
-    assert 1e-3 < report.max_abs_logit_error < 0.3 * np.abs(theirs).max()
+    assert report.top1_agreement > fewest
+    assert 1e-3 < report.max_abs_logit_error < largest * np.abs(theirs).max()
     assert report.max_abs_logit_error == pytest.approx(np.abs(ours - theirs).max(), rel=1e-3)
-    assert report.bytes < 0.85 * lite_writer(task).bytes  # in so small a file much is no weight
+    assert report.bytes < 0.9 * lite_writer(task).bytes  # in so small a file much is no weight
     assert len(set(generation.load(report.path).write(TEXTS))) > 5  # what is read still counts
 
 
-@pytest.mark.parametrize("quantize", ["none", "dynamic"])
+@pytest.mark.parametrize("quantize", ["none", *INTEGERS])
 def test_there_are_only_built_in_operators(task, lite_writer, quantize):
     report = lite_writer(task, quantize)
     assert report.operators == sorted(set(report.operators))
@@ -207,8 +227,7 @@ def test_a_file_over_the_limit_is_not_written_and_an_older_one_stays(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"quantize": "int8"}, r"quantize='int8': .* can't be calibrated yet\. Use quantize='dynamic'"),
-        ({"quantize": "int4"}, r"quantize='int4' must be one of .* Did you mean quantize='int8'\?"),
+        ({"quantize": "int5"}, r"quantize='int5' must be one of .* Did you mean quantize='int8'\?"),
         ({"task": "classify"}, r"task='classify' must be one of \['translate', 'language-model'\]"),
         ({"examples": []}, r"examples=\[\] can't prove an export"),
         ({"max_length": ROOM + 1}, r"max_length=24 is more than the 23 positions that model 'causal_lm'"),

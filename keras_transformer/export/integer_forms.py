@@ -1,0 +1,118 @@
+"""Integer weights and activations where the kernels have them, by ai-edge-quantizer, out of a float32 flatbuffer.
+
+Only the dense products and the tables become integers. Softmax, LayerNorm, GELU and the attention's own products stay
+in float32: their integer kernels cost far more, in time and in error, than they save (`benchmarks/edge_latency.py`).
+"""
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+from ai_edge_quantizer.calibrator import Calibrator
+from ai_edge_quantizer.qtyping import TFLOperationName
+from ai_edge_quantizer.quantizer import Quantizer
+from ai_edge_quantizer.recipe_manager import RecipeManager
+from ai_edge_quantizer.utils.qsv_utils import min_max_update
+
+Calibration = Callable[[bytes], Iterator[tuple[str, dict[str, np.ndarray]]]]
+"""Takes the float32 flatbuffer and gives pairs of a signature's name and inputs of it by name."""
+
+THREADS = 2
+DENSE = schema.BuiltinOperator.FULLY_CONNECTED
+SHAPING = (schema.BuiltinOperator.RESHAPE, schema.BuiltinOperator.SQUEEZE, schema.BuiltinOperator.EXPAND_DIMS)
+
+
+class Bits(NamedTuple):
+    """How wide the numbers of the dense products are."""
+
+    weights: int
+    activations: int | None  # None: float32, in the kernel quantised row by row
+
+
+FORMS = {"int8": Bits(8, 8), "int16": Bits(8, 16), "int4": Bits(4, None)}
+TABLE_BITS = 8
+
+
+def in_integers(flatbuffer: bytes, form: str, calibration: Calibration) -> bytes:
+    """Return the flatbuffer with its dense products and tables in one of the `FORMS`.
+
+    Weights are symmetric, a scale an output channel; a table has one scale, and its rows leave it as float32. The last
+    product before the outputs has int8 weights and float32 activations in each form: nothing evens its errors out, and
+    ranges seen on a few texts would cut off the logits of others.
+
+    Args:
+        flatbuffer: float32.
+        form: a key of `FORMS`.
+        calibration: inputs like those to come, from which the ranges are taken.
+    """
+    bits = FORMS[form]
+    given: dict[str, list[dict[str, np.ndarray]]] = {}
+    for signature, inputs in calibration(flatbuffer):
+        given.setdefault(signature, []).append(inputs)
+    recipe = RecipeManager()
+    if bits.activations is None:
+        recipe.add_dynamic_config(".*", TFLOperationName.FULLY_CONNECTED, bits.weights)
+    else:
+        recipe.add_static_config(".*", TFLOperationName.FULLY_CONNECTED, bits.activations, bits.weights)
+    recipe.add_static_config(".*", TFLOperationName.GATHER, TABLE_BITS, TABLE_BITS)
+    last = last_products(flatbuffer)
+    if last:
+        names = "|".join(re.escape(name) for name in last)
+        recipe.add_dynamic_config(f"^({names});?$", TFLOperationName.FULLY_CONNECTED, 8)
+    float_model = bytearray(flatbuffer)
+    with _silence():
+        # Not the moving averages that it takes by itself: they cut off what a few texts need.
+        seen = Calibrator(float_model, num_threads=THREADS, qsv_update_func=min_max_update)
+        seen.calibrate(given, recipe)
+        made = Quantizer(float_model, recipe.get_quantization_recipe()).quantize(seen.get_model_qsvs())
+    return _sharing(made.quantized_model)
+
+
+def _sharing(flatbuffer: bytes) -> bytes:
+    """The flatbuffer without the copies of weights that the quantiser makes, one for each signature that reads them."""
+    model = flatbuffer_utils.read_model_from_bytearray(flatbuffer)
+    first: dict[bytes, int] = {}
+    kept = [
+        place if buffer.data is None else first.setdefault(np.asarray(buffer.data).tobytes(), place)
+        for place, buffer in enumerate(model.buffers)
+    ]
+    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
+        tensor.buffer = kept[tensor.buffer]
+    for entry in model.metadata or []:
+        entry.buffer = kept[entry.buffer]
+    for place, owner in enumerate(kept):
+        if owner != place:
+            model.buffers[place].data = None
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep progress bars, a report and a warning about an interpreter of the quantiser's own from the user."""
+    unseen = io.StringIO()
+    with contextlib.redirect_stdout(unseen), contextlib.redirect_stderr(unseen), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
+        yield
+
+
+def last_products(flatbuffer: bytes) -> list[str]:
+    """The names of what those dense products give that outputs of the graphs are, but for their shape."""
+    model = schema.Model.GetRootAs(flatbuffer, 0)
+    codes = [model.OperatorCodes(place) for place in range(model.OperatorCodesLength())]
+    found = []
+    for graph in (model.Subgraphs(place) for place in range(model.SubgraphsLength())):
+        operators = [graph.Operators(place) for place in range(graph.OperatorsLength())]
+        makers = {operator.Outputs(0): operator for operator in operators}
+        for place in range(graph.OutputsLength()):
+            tensor = graph.Outputs(place)
+            while tensor in makers and codes[makers[tensor].OpcodeIndex()].BuiltinCode() in SHAPING:
+                tensor = makers[tensor].Inputs(0)
+            if tensor in makers and codes[makers[tensor].OpcodeIndex()].BuiltinCode() == DENSE:
+                found.append(graph.Tensors(tensor).Name().decode())
+    return found
