@@ -74,7 +74,8 @@ def tflite(
         quantize: "none": float32. "float16": weights in half the bytes, computed in float32. "dynamic": int8 weights,
             float32 activations. "int8": int8 weights, and int8 activations around the dense products, whose ranges are
             fixed here; softmax, norms and the attention's own products stay in float32. "int16": the same with int16
-            activations, nearer and far slower on a processor. "int4": int4 weights, int8 tables, float32 activations.
+            activations, which take 30 times as long on a processor, and more. "int4": int4 weights, int8 tables,
+            float32 activations.
         tolerance: largest difference in a logit that is let through; None = 1e-4 for "none", 1e-2 for "float16", and
             no limit for the integer forms.
         min_agreement: share of examples that must keep their best label in the integer forms.
