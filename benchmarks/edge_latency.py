@@ -34,6 +34,7 @@ from keras_transformer.export.tflite import FORMATS
 from keras_transformer.models import TextClassifier
 
 RESULT = Path(__file__).parent / "results" / "edge_latency.md"
+CALIBRATION_TEXTS = 32
 FIXED = "fixed_"  # begins the name of a file of one length
 REFERENCE = "Keras in a graph"
 GOALS = "Goals: at most half of ONNX Runtime's best time; float32 no slower than its float32; static int8 faster than "
@@ -100,12 +101,12 @@ def main() -> None:
     for title, size in plan.models.items():
         with tempfile.TemporaryDirectory() as folder:
             write_models(size, Path(folder))
-            token_ids = np.random.default_rng(1).integers(1, size["vocab_size"], (plan.texts, size["max_length"]))
+            token_ids = texts(size, plan.texts, seed=1)
             for threads in plan.threads:
                 print(f"{title}, {threads} threads", file=sys.stderr, flush=True)
                 peers = [start(name, options, threads) for name in WAYS]
                 versions |= {name: version for peer in peers for name, version in peer.versions.items()}
-                results[title, threads] = measure(peers, folder, token_ids.tolist(), plan.rounds)
+                results[title, threads] = measure(peers, folder, token_ids, plan.rounds)
     text = page(plan, results, versions)
     print(text)
     if not options.quick:
@@ -124,26 +125,43 @@ def arguments() -> argparse.Namespace:
 
 def write_models(size: dict[str, int], folder: Path) -> None:
     """One model of random weights, in every form."""
+    model = random_model(size)
+    model.save(folder / "model.keras")
+    (folder / "size.json").write_text(json.dumps(size), encoding="utf-8")
+    save_file({weight.path: np.asarray(weight.numpy()) for weight in model.weights}, folder / "weights.safetensors")
+    for beginning in ("", FIXED):
+        prepared = prepared_model(model, size, fixed=beginning == FIXED)
+        for form in FORMATS:
+            if f"{beginning}{form}" in {words[0] for _, _, *words in WAYS.values() if words}:
+                (folder / f"{beginning}{form}.tflite").write_bytes(convert(prepared, form))
+
+
+def random_model(size: dict[str, int]) -> TextClassifier:
+    """A classifier that nobody taught."""
     keras.utils.set_random_seed(0)
     model = TextClassifier(num_classes=3, dropout=0.0, **size)
     random = np.random.default_rng(0)
     for weight in model.weights:  # as a trained one has them: no bias is 0, no gamma 1
         weight.assign(weight.numpy() + 0.02 * random.normal(size=weight.shape))
-    model.save(folder / "model.keras")
-    (folder / "size.json").write_text(json.dumps(size), encoding="utf-8")
-    save_file({weight.path: np.asarray(weight.numpy()) for weight in model.weights}, folder / "weights.safetensors")
-    inputs = keras.Input((size["max_length"],), dtype="int32", name="token_ids")
-    for beginning, twin, length in (
-        ("", model, None),
-        (FIXED, keras.Model(inputs, model(inputs)), size["max_length"]),
-    ):
-        seen = random.integers(1, size["vocab_size"], (32, size["max_length"])).tolist()
-        limits = Limits(vocab_size=size["vocab_size"], max_length=size["max_length"])
-        labels = [str(number) for number in range(3)]
-        prepared = Prepared(twin, tokenizer(), labels, limits, size["max_length"], length, seen, np.zeros((32, 3)))
-        for form in FORMATS:
-            if f"{beginning}{form}" in {words[0] for _, _, *words in WAYS.values() if words}:
-                (folder / f"{beginning}{form}.tflite").write_bytes(convert(prepared, form))
+    return model
+
+
+def prepared_model(model: TextClassifier, size: dict[str, int], *, fixed: bool) -> Prepared:
+    """As an export has it, with texts that show the ranges; `fixed` for one of the full length alone."""
+    length = size["max_length"]
+    if fixed:
+        inputs = keras.Input((length,), dtype="int32", name="token_ids")
+        model = keras.Model(inputs, model(inputs))
+    seen = texts(size, CALIBRATION_TEXTS, seed=0)
+    limits = Limits(vocab_size=size["vocab_size"], max_length=length)
+    labels = [str(number) for number in range(3)]
+    answers = np.zeros((CALIBRATION_TEXTS, 3), np.float32)
+    return Prepared(model, tokenizer(), labels, limits, length, length if fixed else None, seen, answers)
+
+
+def texts(size: dict[str, int], count: int, seed: int) -> list[list[int]]:
+    """Ids of random texts of the full length."""
+    return np.random.default_rng(seed).integers(1, size["vocab_size"], (count, size["max_length"])).tolist()
 
 
 def tokenizer() -> WordPiece:

@@ -1,14 +1,14 @@
 """Integer weights and activations where the kernels have them, by ai-edge-quantizer, out of a float32 flatbuffer.
 
 Only the dense products and the tables become integers. Softmax, LayerNorm, GELU and the attention's own products stay
-in float32: their integer kernels cost far more, in time and in error, than they save (`benchmarks/edge_latency.py`).
+in float32: their integer kernels cost more than they save (`benchmarks/integer_formulations.py`).
 """
 
 import contextlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ FORMS = {"int8": Bits(8, 8), "int16": Bits(8, 16), "int4": Bits(4, None)}
 TABLE_BITS = 8
 
 
-def in_integers(flatbuffer: bytes, form: str, calibration: Calibration) -> bytes:
+def in_integers(flatbuffer: bytes, form: str, calibration: Calibration, more: Sequence[str] = ()) -> bytes:
     """Return the flatbuffer with its dense products and tables in one of the `FORMS`.
 
     Weights are symmetric, a scale an output channel; a table has one scale, and its rows leave it as float32. The last
@@ -50,6 +50,7 @@ def in_integers(flatbuffer: bytes, form: str, calibration: Calibration) -> bytes
         flatbuffer: float32.
         form: a key of `FORMS`.
         calibration: inputs like those to come, from which the ranges are taken.
+        more: names of operators that become integers too, "BATCH_MATMUL" and so on; `export` takes none.
     """
     bits = FORMS[form]
     given: dict[str, list[dict[str, np.ndarray]]] = {}
@@ -61,6 +62,8 @@ def in_integers(flatbuffer: bytes, form: str, calibration: Calibration) -> bytes
     else:
         recipe.add_static_config(".*", TFLOperationName.FULLY_CONNECTED, bits.activations, bits.weights)
     recipe.add_static_config(".*", TFLOperationName.GATHER, TABLE_BITS, TABLE_BITS)
+    for name in more:
+        recipe.add_static_config(".*", TFLOperationName(name), bits.activations or TABLE_BITS, bits.weights)
     last = last_products(flatbuffer)
     if last:
         names = "|".join(re.escape(name) for name in last)
