@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from keras_transformer.benchmark.this_machine import usable_cores
 from keras_transformer.benchmark.timing import Latency
 from keras_transformer.checks import UserError, positive_integer
 from keras_transformer.export.lite_operators import SignatureOperators
-from keras_transformer.files import ModelFileError
+from keras_transformer.files import ended_by_signal
 
 NUMBERS_OF_THREADS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
@@ -83,10 +82,7 @@ def run_child(
         check=False,
     )
     if done.returncode < 0:
-        raise ModelFileError(
-            f"{', '.join(map(str, paths.values()))}: the process that ran it was ended by "
-            f"{signal.Signals(-done.returncode).name}. Write the file again; if it is large, free some memory."
-        )
+        raise ended_by_signal(", ".join(map(str, paths.values())), done.returncode)
     if done.returncode:
         raise RuntimeError(f"the measuring process failed: {' '.join(done.stderr.split())[-500:]}")
     return _report(json.loads(done.stdout))

@@ -54,7 +54,11 @@ def benchmark(
     """
     with working(quiet):
         from keras_transformer import benchmark as benchmarks
+        from keras_transformer.export.lite_trial import tried
 
+        for path in paths:
+            with tried(path):
+                pass
         texts = _texts(paths[0], data, text_column) if data else benchmarks.SAMPLE_TEXTS
         runtime = benchmarks.Runtime(threads, xnnpack)
         measured = benchmarks.measure(paths, texts, rounds=rounds, runtime=runtime, operators=operators)

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from keras_transformer.files import ModelFileError
-
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
@@ -48,16 +46,11 @@ def signature_operators(path: Path | str, xnnpack: bool = True) -> list[Signatur
         xnnpack: False for a file that runs without it: nothing is taken then.
 
     Raises:
-        ModelFileError: if LiteRT can't use the file.
+        RuntimeError, ValueError: whatever LiteRT says of a file that it can't use.
     """
     model = _content(path)
     graphs, signatures = model.subgraphs, model.signatureDefs
-    try:
-        return [_of_signature(model, graphs[one.subgraphIndex], one, xnnpack) for one in signatures]
-    except (RuntimeError, ValueError) as error:
-        raise ModelFileError(
-            f"{path}: LiteRT can't use it ({error}). Write it again with `keras-transformer export`."
-        ) from error
+    return [_of_signature(model, graphs[one.subgraphIndex], one, xnnpack) for one in signatures]
 
 
 def _content(path: Path | str) -> Any:
