@@ -11,6 +11,7 @@ from keras_transformer.data.continuations import beginnings, new_tokens, windows
 from keras_transformer.data.epochs import rounded_up
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.data.translation_room import translation_room
+from keras_transformer.export.numpy_decoding import up_to_end
 from keras_transformer.generation.writer import GREEDY, Decoding, LogLikelihood, Progress, foresees_no_text
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models import CausalLM, Prompted, Seq2Seq
@@ -149,7 +150,7 @@ class Continuer:
             graph = self._graph(replace(decoding, seed=0), length)
             written = _run(graph, batch, decoding.seed + first + rows[0], fill=self.jit_compile)
             for row, ids in zip(rows, written, strict=True):
-                found[row] = ids[ids != 0].tolist()
+                found[row] = up_to_end(ids, self.tokenizer.end_id)
         return found
 
     def log_likelihood(self, texts: Sequence[str], progress: Progress | None = None) -> LogLikelihood:

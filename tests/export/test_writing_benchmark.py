@@ -8,6 +8,8 @@ from writing_models import TEXTS
 from keras_transformer import benchmark, generation
 from keras_transformer.benchmark import Runtime
 from keras_transformer.checks import UserError
+from keras_transformer.export import lite_trial
+from keras_transformer.export.lite_steps import LiteSteps
 from keras_transformer.files import size_on_disk
 
 
@@ -55,6 +57,13 @@ def test_the_operators_of_each_signature_are_listed(task, lite_writer):
     (one,) = benchmark.measure([lite_writer(task).path], TEXTS[:1], rounds=1, operators=True)
     tokens = ["tokens"] if task == "language-model" else []
     assert [each.signature for each in one.operators] == ["prompt", "step", *tokens]
+
+
+def test_the_first_load_of_a_file_that_writes_reads_and_adds_a_token(task, lite_writer, monkeypatch):
+    added, step = [], LiteSteps.step
+    monkeypatch.setattr(LiteSteps, "step", lambda *given: added.append(step(*given).logits.shape))
+    lite_trial.answer_once(lite_writer(task).path)
+    assert added == [(generation.load(lite_writer(task).path).tokenizer.vocab_size,)]
 
 
 def test_models_of_several_tasks_are_not_compared(lite_writer, small_tflite):
