@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,14 @@ FORBIDDEN_PLACE = {
 
 class ModelFileError(UserError):
     """A model file or folder that is missing, cut short, changed or not ours. The message names it."""
+
+
+def ended_by_signal(what: str, returncode: int) -> ModelFileError:
+    """The error for a model whose runtime took its process with it; `returncode` is minus the signal's number."""
+    return ModelFileError(
+        f"{what}: the process that ran it was ended by {signal.Signals(-returncode).name}. Write the file again; if it "
+        "is large, free some memory."
+    )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_transformer import bundle
+from keras_transformer.checks import UserError
 from keras_transformer.export.attachments import Attachments, read_from_file, read_from_folder
 from keras_transformer.files import ModelFileError
 
@@ -40,6 +41,15 @@ def find(path: Path | str) -> Place:
     if place.exists():
         raise ModelFileError(f"{path}: is neither a run folder nor a SavedModel. {WHAT_TO_GIVE}")
     raise ModelFileError(f"{path}: there is no such file or folder. {WHAT_TO_GIVE}")
+
+
+def require_tflite(place: Place) -> None:
+    """Raise UserError unless a model that is to run without XNNPACK runs on LiteRT, where XNNPACK is."""
+    if place.form != TFLITE:
+        raise UserError(
+            f"--no-xnnpack with {place.path}: only a .tflite file runs with XNNPACK or without. Leave it out, or give "
+            "the .tflite files alone."
+        )
 
 
 def _newest_version(folder: Path) -> Path | None:

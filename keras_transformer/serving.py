@@ -16,6 +16,7 @@ from keras_transformer.data.well_formed import well_formed
 from keras_transformer.export.attachments import Attachments, Settings
 from keras_transformer.export.lite_runner import LiteRunner
 from keras_transformer.export.requirements import check_lengths
+from keras_transformer.export.tensorflow_threads import use_threads
 from keras_transformer.export.token_batches import Run, run_in_batches
 from keras_transformer.files import ModelFileError
 from keras_transformer.tasks import CLASSIFY
@@ -139,21 +140,25 @@ class SavedModelPredictor(Predictor):
         return self._tokens(token_ids=tf.constant(token_ids, tf.int32))["logits"].numpy()
 
 
-def load(path: Path | str, threads: int | None = None) -> Predictor:
+def load(path: Path | str, threads: int | None = None, *, xnnpack: bool = True) -> Predictor:
     """Load a bundle, a `.tflite` file, or a SavedModel (its version folder, or the folder above it).
 
     Args:
         path: what `train`, `distill` or `export` wrote.
         threads: how many one answer may use; None = the runtime's choice. TensorFlow takes it only before its first
             operation in a process.
+        xnnpack: False to run a `.tflite` file with LiteRT's own kernels, many times slower: for comparisons.
 
     Raises:
         ModelFileError: if there is nothing, something else, or a damaged model at `path`. The message names it.
-        UserError: if TensorFlow already runs in this process with another number of threads.
+        UserError: if TensorFlow already runs in this process with another number of threads, or `xnnpack` is False and
+            it is no `.tflite` file.
     """
     if threads is not None:
         positive_integer("threads", threads)
     found = places.find(path)
+    if not xnnpack:
+        places.require_tflite(found)
     if found.attached is None:
         return _load_bundle(found.path, threads)
     if found.task != CLASSIFY:
@@ -161,24 +166,25 @@ def load(path: Path | str, threads: int | None = None) -> Predictor:
             f"{path}: was trained for {found.task!r}, and it takes {CLASSIFY!r} to find labels. "
             "Ask it with `keras-transformer generate`."
         )
-    load_form = _load_tflite if found.form == places.TFLITE else _load_saved_model
-    return load_form(found.path, found.attached, threads)
+    if found.form == places.TFLITE:
+        return _load_tflite(found.path, found.attached, threads, xnnpack)
+    return _load_saved_model(found.path, found.attached, threads)
 
 
-def _load_tflite(path: Path, attached: Attachments, threads: int | None) -> Predictor:
-    runner = LiteRunner(path, threads)
+def _load_tflite(path: Path, attached: Attachments, threads: int | None, xnnpack: bool) -> Predictor:
+    runner = LiteRunner(path, threads, xnnpack)
     return Predictor(runner, attached, files.size_on_disk(path), batch_size=1, fixed_length=runner.fixed_length)
 
 
 def _load_saved_model(folder: Path, attached: Attachments, threads: int | None) -> Predictor:
-    _set_tensorflow_threads(threads)
+    use_threads(threads)
     import tensorflow as tf
 
     return SavedModelPredictor(tf.saved_model.load(str(folder)), attached, files.size_on_disk(folder))
 
 
 def _load_bundle(folder: Path, threads: int | None) -> Predictor:
-    _set_tensorflow_threads(threads)
+    use_threads(threads)
     from keras_transformer.export.keras_runner import KerasRunner
 
     loaded = bundle.load(folder, task=CLASSIFY)
@@ -199,23 +205,6 @@ def _attached(loaded: bundle.Bundle) -> Attachments:
         parts={},
     )
     return Attachments(loaded.tokenizer.to_json(), loaded.labels, settings)
-
-
-def _set_tensorflow_threads(threads: int | None) -> None:
-    if threads is None:
-        return
-    import tensorflow as tf
-
-    threading = tf.config.threading
-    try:
-        threading.set_intra_op_parallelism_threads(threads)
-        threading.set_inter_op_parallelism_threads(threads)
-    except RuntimeError as error:
-        raise UserError(
-            f"threads={threads}: TensorFlow already runs in this process with "
-            f"{threading.get_intra_op_parallelism_threads() or 'its own number of'} threads, and that can't change. "
-            "Load the model before any other TensorFlow work, or in a new process."
-        ) from error
 
 
 def _check_texts(texts: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Latencies are fair: taken in turn, warmed up, in one thread of a process of its own, tokenising included."""
+"""Latencies are fair: taken in turn, warmed up, in a process of its own with its own cores, tokenising included."""
 
 import gc
 import json
@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from keras_transformer import benchmark
-from keras_transformer.benchmark import SAMPLE_TEXTS, Latency
+from keras_transformer.benchmark import SAMPLE_TEXTS, Latency, Runtime
+from keras_transformer.benchmark.this_machine import usable_cores
 from keras_transformer.checks import UserError
+from keras_transformer.export.lite_operators import signature_operators
 from keras_transformer.files import ModelFileError, size_on_disk
 
 TEXTS = ["a fine film", "dull", "not funny at all"]
@@ -133,39 +135,73 @@ def test_a_child_measures_every_form_together(small_bundle, small_tflite, small_
 def test_measure_gives_bytes_parameters_and_memory(small_tflite, small_model):
     (one,) = benchmark.measure([small_tflite], TEXTS, rounds=2)
     assert one.path == str(small_tflite)
-    assert one.format == "tflite_float32"
+    assert (one.task, one.format) == ("classify", "tflite_float32")
     assert one.parameters == small_model.count_params()
     assert one.bytes == size_on_disk(small_tflite)
     assert 10e6 < one.peak_memory_bytes < 300e6  # TensorFlow alone would take 500 MB
 
 
-def test_the_child_runs_on_one_core_with_one_thread(small_tflite, tmp_path):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_child_has_as_many_cores_and_threads_as_are_asked_for(small_tflite, tmp_path, threads):
     """A stand-in for the serving module tells what the child's process looks like when a model is loaded."""
+    if threads > usable_cores():
+        pytest.skip("one core alone")
     spy = tmp_path / "sitecustomize.py"
     spy.write_text(
         "import sys, types\n"
-        "def load(path, threads):\n"
-        "    import os, types\n"
-        "    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1\n"
-        "    facts = f'{threads} {cores} ' + os.environ['TF_NUM_INTRAOP_THREADS'] + os.environ['OMP_NUM_THREADS']\n"
+        "def load(path, threads, *, xnnpack):\n"
+        "    import os\n"
+        "    from keras_transformer.checks import UserError\n"
+        "    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else threads\n"
         "    print('a library that talks to standard output')\n"
-        "    return types.SimpleNamespace(predict=len, format=facts, parameters=1, bytes=1)\n"
+        "    told = os.environ['TF_NUM_INTRAOP_THREADS'] + os.environ['OMP_NUM_THREADS']\n"
+        "    raise UserError(f'{threads} {cores} {told} {xnnpack}')\n"
         "serving = types.ModuleType('keras_transformer.serving')\n"
         "serving.load = load\n"
         "sys.modules['keras_transformer.serving'] = serving\n"
     )
     code = (
-        "import sys; from keras_transformer import benchmark; "
-        "print(benchmark.measure([sys.argv[1]], ['a'], rounds=1)[0].format)"
+        "import sys; from keras_transformer import benchmark, checks\n"
+        "try: benchmark.measure([sys.argv[1]], ['a'], runtime=benchmark.Runtime(int(sys.argv[2]), False))\n"
+        "except checks.UserError as error: print(error)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(small_tflite)],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-c", code, str(small_tflite), str(threads)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout == "1 1 11\n"
+    assert done.stdout == f"{threads} {threads} {threads}{threads} False\n"
+
+
+def test_more_threads_than_cores_are_refused(small_tflite):
+    with pytest.raises(UserError, match=r"--threads 999: this process may use \d+ cores.* Use \d+ or less"):
+        benchmark.measure([small_tflite], TEXTS, runtime=Runtime(threads=999))
+    with pytest.raises(ValueError, match="threads=0 must be a whole number of at least 1"):
+        benchmark.measure([small_tflite], TEXTS, runtime=Runtime(threads=0))
+
+
+def test_a_file_is_measured_without_xnnpack_and_its_operators_are_listed(small_tflite):
+    fast, slow = (
+        benchmark.measure([small_tflite], TEXTS, rounds=1, runtime=Runtime(xnnpack=xnnpack), operators=True)[0]
+        for xnnpack in (True, False)
+    )
+    assert fast.operators == signature_operators(small_tflite)
+    assert slow.operators == signature_operators(small_tflite, xnnpack=False) != fast.operators
+    assert slow.latency.calls == fast.latency.calls == 3
+    assert fast.token_latency is None
+
+
+def test_what_belongs_to_tflite_files_is_refused_of_others(small_saved_model):
+    with pytest.raises(
+        UserError, match=r"--no-xnnpack with .*: only a \.tflite file runs with XNNPACK or without\. Lea"
+    ):
+        benchmark.measure([small_saved_model], TEXTS, runtime=Runtime(xnnpack=False))
+    with pytest.raises(
+        UserError, match=r"--operators with .*small: only of a \.tflite file the operators are listed\."
+    ):
+        benchmark.measure([small_saved_model], TEXTS, operators=True)
 
 
 def test_what_the_child_cannot_load_is_the_users_mistake(tmp_path):

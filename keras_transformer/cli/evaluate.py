@@ -40,9 +40,12 @@ def evaluate(
     A language model: perplexity per word piece, per word and per byte.
     """
     with working(quiet):
-        from keras_transformer import places
+        from keras_transformer.export.lite_trial import tried
 
-        task = places.find(path).task
+        with tried(path):
+            from keras_transformer import places
+
+            task = places.find(path).task
         if beam is not None and task != TRANSLATE:
             raise UserError(
                 f"--beam {beam}: the model was trained for {task!r}, and only a translator searches. Leave it out."

@@ -63,6 +63,10 @@ def generate(
         )
     batches = read_texts(texts)
     with working(quiet):
+        from keras_transformer.export.lite_trial import tried
+
+        with tried(path):
+            pass
         writer = generation.load(path)
 
     def written(some: list[str], before: int) -> list[str]:

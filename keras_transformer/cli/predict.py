@@ -32,8 +32,10 @@ def predict(
     """
     batches = read_texts(texts)
     with working(quiet):
-        from keras_transformer import serving
+        from keras_transformer.export.lite_trial import tried
 
+        with tried(path):
+            from keras_transformer import serving
         predictor = serving.load(path)
 
     def answers(some: list[str]) -> Iterator[tuple[str, Any]]:

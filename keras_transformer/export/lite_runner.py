@@ -1,10 +1,11 @@
-"""Run a `.tflite` file with LiteRT, and list the operators in it. Imports neither TensorFlow nor Keras."""
+"""Run a `.tflite` file with LiteRT. Imports neither TensorFlow nor Keras."""
 
 import threading
 from pathlib import Path
 
 import numpy as np
 
+from keras_transformer.export.lite_runtime import open_file
 from keras_transformer.files import ModelFileError
 
 SIGNATURE = "tokens"
@@ -20,16 +21,15 @@ class LiteRunner:
     Args:
         path: a `.tflite` file with the signature `tokens`.
         threads: for one answer; None = the interpreter's choice.
+        xnnpack: see `lite_runtime.open_file`.
 
     Raises:
         ModelFileError: if the interpreter can't load the file, or it has other signatures.
     """
 
-    def __init__(self, path: Path | str, threads: int | None = None) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
+    def __init__(self, path: Path | str, threads: int | None = None, xnnpack: bool = True) -> None:
         try:
-            self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            self._interpreter = open_file(path, threads, xnnpack)
             self._signature = self._interpreter.get_signature_runner(SIGNATURE)
             shape = self._signature.get_input_details()[INPUT]["shape_signature"]
         except (KeyError, RuntimeError, ValueError) as error:
@@ -44,18 +44,3 @@ class LiteRunner:
         """Return the logits (1, C) of one row of ids (1, T)."""
         with self._lock:
             return self._signature(**{INPUT: token_ids})[OUTPUT]
-
-
-def operator_names(path: Path | str) -> list[str]:
-    """Names of the operators in a `.tflite` file, sorted; TensorFlow operators begin with "Flex"."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-    model = schema.Model.GetRootAs(Path(path).read_bytes(), 0)
-    used = set()
-    for index in range(model.OperatorCodesLength()):
-        code = model.OperatorCodes(index)
-        custom = code.CustomCode()
-        # Files of old converters keep small codes in the deprecated field alone.
-        used.add(custom.decode() if custom else names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())])
-    return sorted(used)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_transformer.export.lite_runtime import open_file
 from keras_transformer.export.numpy_decoding import Begun, State
 from keras_transformer.files import ModelFileError
 
@@ -21,16 +22,15 @@ class LiteSteps:
     Args:
         path: a `.tflite` file with the signatures `prompt` and `step`.
         threads: for one call; None = the interpreter's choice.
+        xnnpack: see `lite_runtime.open_file`.
 
     Raises:
         ModelFileError: if the interpreter can't load the file, or it has other signatures.
     """
 
-    def __init__(self, path: Path | str, threads: int | None = None) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
+    def __init__(self, path: Path | str, threads: int | None = None, xnnpack: bool = True) -> None:
         try:
-            self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            self._interpreter = open_file(path, threads, xnnpack)
             names = self._interpreter.get_signature_list()
             self._signatures = {name: self._interpreter.get_signature_runner(name) for name in names}
             self._signatures[PROMPT].get_input_details()

@@ -14,7 +14,8 @@ from keras_transformer.export.attachments import (
     part_of_file,
     read_from_file,
 )
-from keras_transformer.export.lite_runner import LiteRunner, operator_names
+from keras_transformer.export.lite_operators import operator_names
+from keras_transformer.export.lite_runner import LiteRunner
 from keras_transformer.export.parity import ExportReport, Parity, compare, require_agreement, require_logits
 
 if TYPE_CHECKING:

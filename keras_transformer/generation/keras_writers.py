@@ -11,6 +11,7 @@ from keras_transformer.data.continuations import beginnings, new_tokens, windows
 from keras_transformer.data.epochs import rounded_up
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.data.translation_room import translation_room
+from keras_transformer.export.numpy_decoding import up_to_end
 from keras_transformer.generation.writer import GREEDY, Decoding, LogLikelihood, Progress, foresees_no_text
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models import CausalLM, Prompted, Seq2Seq
@@ -53,6 +54,10 @@ class Translator:
         """Return the translation of each text."""
         source_ids = self.tokenizer.encode(texts, self.max_length)
         return [self.tokenizer.decode(ids) for ids in self.translate(source_ids, decoding, first)]
+
+    def new_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids that `write` chooses for each text, see `Writer`."""
+        return self.translate(self.tokenizer.encode(texts, self.max_length))
 
     def translate(self, source_ids: TokenIds, decoding: Decoding = GREEDY, first: int = 0) -> list[list[int]]:
         """Return the ids of each translation; those of one that ended within the limit have the end as their last.
@@ -125,17 +130,28 @@ class Continuer:
         Of a text that leaves no room for them the model reads the end.
         """
         most = new_tokens(self.max_length, decoding.max_tokens)
+        whole, prompts = beginnings(self.tokenizer, texts, self.max_length - most)
+        written = self._continued(prompts, most, decoding, first)
+        return [self.tokenizer.decode([*text, *ids]) for text, ids in zip(whole, written, strict=True)]
+
+    def new_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids that `write` adds to each text, see `Writer`."""
+        most = new_tokens(self.max_length, None)
+        prompts = beginnings(self.tokenizer, texts, self.max_length - most).prompts
+        return self._continued(prompts, most, GREEDY, 0)
+
+    def _continued(self, prompts: TokenIds, most: int, decoding: Decoding, first: int) -> list[list[int]]:
+        """The ids, at most `most`, that come after each prompt."""
         decoding, longest = replace(decoding, max_tokens=most), self.max_length - most
-        whole, prompts = beginnings(self.tokenizer, texts, longest)
-        outputs = [""] * len(texts)
+        found: list[list[int]] = [[] for _ in prompts]
         for rows in like_lengths(prompts, texts_at_once(decoding, fill=self.jit_compile)):
             length = min(longest, rounded_up(max(len(prompts[row]) for row in rows), LENGTH_MULTIPLE))
             batch = self.tokenizer.pad([prompts[row] for row in rows], length)
             graph = self._graph(replace(decoding, seed=0), length)
             written = _run(graph, batch, decoding.seed + first + rows[0], fill=self.jit_compile)
             for row, ids in zip(rows, written, strict=True):
-                outputs[row] = self.tokenizer.decode([*whole[row], *ids.tolist()])
-        return outputs
+                found[row] = up_to_end(ids, self.tokenizer.end_id)
+        return found
 
     def log_likelihood(self, texts: Sequence[str], progress: Progress | None = None) -> LogLikelihood:
         """Sum of -log p over the tokens of each text and its end, each text by itself.

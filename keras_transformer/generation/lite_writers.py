@@ -51,6 +51,11 @@ class LiteTranslator:
         written = _written(self.steps, sources, self.tokenizer.end_id, most, decoding, first)
         return [self.tokenizer.decode(ids) for ids in written]
 
+    def new_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids that `write` chooses for each text, see `Writer`."""
+        sources = self.tokenizer.encode(texts, self.max_length)
+        return _written(self.steps, sources, self.tokenizer.end_id, self.steps.room, GREEDY, 0)
+
     def log_likelihood(self, texts: Sequence[str], progress: Progress | None = None) -> LogLikelihood:
         """Raise UserError: only a language model foresees texts by themselves."""
         raise foresees_no_text(self.task)
@@ -80,12 +85,18 @@ class LiteContinuer:
         written = _written(self.steps, prompts, self.tokenizer.end_id, most, decoding, first)
         return [self.tokenizer.decode([*text, *ids]) for text, ids in zip(whole, written, strict=True)]
 
+    def new_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids that `write` adds to each text, see `Writer`."""
+        most = new_tokens(self.max_length, None)
+        prompts = beginnings(self.tokenizer, texts, self.max_length - most).prompts
+        return _written(self.steps, prompts, self.tokenizer.end_id, most, GREEDY, 0)
+
     def log_likelihood(self, texts: Sequence[str], progress: Progress | None = None) -> LogLikelihood:
         """Return how well the model foresees the texts, see `writer.log_likelihood`."""
         return log_likelihood(self.steps.logits, self.tokenizer, texts, self.max_length, progress)
 
 
-def load(path: Path, attached: Attachments, threads: int | None = None) -> Writer:
+def load(path: Path, attached: Attachments, threads: int | None = None, xnnpack: bool = True) -> Writer:
     """Return what writes with the `.tflite` file at `path`, whose attachments were read already.
 
     Raises:
@@ -93,7 +104,7 @@ def load(path: Path, attached: Attachments, threads: int | None = None) -> Write
     """
     tokenizer = ReversibleTokenizer.from_json(attached.tokenizer_json)
     make = LiteTranslator if attached.settings.task == TRANSLATE else LiteContinuer
-    return make(LiteSteps(path, threads), tokenizer, attached.settings.max_length)
+    return make(LiteSteps(path, threads, xnnpack), tokenizer, attached.settings.max_length)
 
 
 def _written(

@@ -8,12 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_transformer.checks import UserError
-from keras_transformer.data.continuations import new_tokens
+from keras_transformer.data.continuations import beginnings, new_tokens
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.data.well_formed import well_formed
 from keras_transformer.export.attachments import Attachments
+from keras_transformer.export.numpy_decoding import up_to_end
 from keras_transformer.export.requirements import check_lengths
-from keras_transformer.export.signature_names import DEFAULT, GENERATE, SEARCH, TOKENS
+from keras_transformer.export.signature_names import DEFAULT, GENERATE, GENERATE_TOKENS, SEARCH, TOKENS
 from keras_transformer.generation.writer import (
     GREEDY,
     Decoding,
@@ -54,6 +55,21 @@ class ServedWriter:
             check_lengths(batch)
             found += [output.decode() for output in ask(tf.constant(batch)).numpy()]
         return found
+
+    def new_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids that `write` adds to each text, see `Writer`."""
+        ask = self._signatures[GENERATE_TOKENS]
+        found = []
+        for prompt in self._prompts(texts):
+            written = ask(token_ids=tf.constant([prompt], tf.int32))["token_ids"].numpy()[0]
+            found.append(up_to_end(written, self.tokenizer.end_id))
+        return found
+
+    def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        if self.task != LANGUAGE_MODEL:
+            return self.tokenizer.encode(texts, self.max_length)
+        most = new_tokens(self.max_length, None)
+        return beginnings(self.tokenizer, texts, self.max_length - most).prompts
 
     def _asked(self, decoding: Decoding) -> Callable[[tf.Tensor], tf.Tensor]:
         """What gives the answers (N,) to texts (N,)."""

@@ -338,23 +338,6 @@ def test_export_of_what_is_no_run_folder_is_refused(tmp_path):
         run("export", tmp_path, "--format", "tflite", "--out", tmp_path / "a.tflite")
 
 
-def test_benchmark_prints_what_a_file_costs(small_tflite):
-    (one,) = only_json(run("benchmark", small_tflite, "--rounds", 1, "--json"))["models"]
-    assert set(one) == {
-        *("path", "format", "parameters", "bytes", "peak_memory_bytes"),
-        *("latency_ms_p50", "latency_ms_p95", "texts_per_second"),
-    }
-    text = run("benchmark", small_tflite, "--rounds", 1).stdout
-    assert "20 texts, 1 rounds, batch 1, one thread" in text
-    assert "TFLite float32" in text
-
-
-def test_benchmark_takes_texts_from_a_file(small_tflite, reviews):
-    content = only_json(run("benchmark", small_tflite, "--data", reviews, "--rounds", 2, "--json"))
-    assert (content["texts"], content["rounds"]) == (4, 2)
-    assert content["machine"]["cpu"]
-
-
 def test_the_names_of_the_commands_are_a_contract():
     names = [command.callback.__name__ for command in app.registered_commands]
     assert names == ["demo", "train", "distill", "export", "evaluate", "predict", "generate", "benchmark", "serve"]

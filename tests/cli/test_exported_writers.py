@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from keras_transformer import bundle, export
+from keras_transformer import benchmark, bundle, export
 from keras_transformer.checks import UserError
 from keras_transformer.cli import app
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
@@ -112,3 +112,28 @@ def test_the_file_has_the_scores_of_the_run_folder(folders, exported, tmp_path):
 def test_a_file_that_writes_is_no_classifier(exported):
     with pytest.raises(ModelFileError, match=r"lm\.tflite: was trained for 'language-model', and it takes 'classify'"):
         run("predict", exported[0], *TEXTS)
+
+
+def test_benchmark_tells_what_a_text_and_a_token_cost(exported, tmp_path):
+    (one,) = json.loads(run("benchmark", exported[0], "--rounds", 1, "--json"))["models"]
+    assert 0 < one["latency_ms_per_token_p50"] < one["latency_ms_p50"]
+    assert one["latency_ms_per_token_p50"] <= one["latency_ms_per_token_p95"]
+    assert one["task"] == "language-model"
+    text = run("benchmark", exported[0], "--rounds", 1)
+    assert "p50/tok" in text
+    assert "texts/s" not in text
+
+
+def test_benchmark_reads_the_column_that_belongs_to_the_task(folders, exported, tmp_path, monkeypatch):
+    data, asked = tmp_path / "pairs.csv", []
+    data.write_text("source,text\na,b\nc,d\n")
+
+    def measure(paths, texts, **options):
+        asked.append(texts)
+        raise UserError("enough")
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    for path, options in ((folders / "translate", ()), (exported[0], ()), (exported[0], ("--text-column", "source"))):
+        with pytest.raises(UserError, match="enough"):
+            run("benchmark", path, "--data", data, *options)
+    assert asked == [["a", "c"], ["b", "d"], ["a", "c"]]

@@ -6,7 +6,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from remembering import Remembering, greedy_oracle, kept, total_log_prob
 
-from keras_transformer.export.lite_runner import operator_names
+from keras_transformer.export.lite_operators import operator_names
 from keras_transformer.models.decoding import beam, diverse_beam, greedy, sample, speculative
 
 VOCAB_SIZE, END, MAX_TOKENS, ROOM = 11, 3, 7, 20

@@ -6,7 +6,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from weights import randomise
 
-from keras_transformer.export.lite_runner import operator_names
+from keras_transformer.export.lite_operators import operator_names
 from keras_transformer.export.signatures import BareWeights
 from keras_transformer.models import CausalLM, Seq2Seq
 
