@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from edge_latency import FULL, QUICK, prepared_model, random_model, texts
-from keras_transformer.export.lite_operators import signature_operators
 from scheduling import command_prefix
 
 from keras_transformer import benchmark
 from keras_transformer.export.integer_forms import in_integers
 from keras_transformer.export.lite_converter import convert
+from keras_transformer.export.lite_operators import signature_operators
 from keras_transformer.export.lite_runner import INPUT, SIGNATURE, LiteRunner
 from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
