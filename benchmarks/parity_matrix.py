@@ -142,28 +142,16 @@ def data_of(task: str, plan: Plan) -> Data:
     """What is trained on and what counts."""
     most = plan.tests[task]
     if task == CLASSIFY:
-        films = snippets()
-        rows = [{"text": text, "label": label} for text, label in zip(*columns(films.train), strict=True)]
-        test = Table(films.test.texts[:most], (films.test.labels or [])[:most])
-        return Data(rows[: plan.rows], test, short(test.texts))
+        train, test, _ = snippets()
+        rows = [{"text": text, "label": label} for text, label in zip(train.texts, train.labels or [], strict=True)]
+        return Data(rows[: plan.rows], Table(test.texts[:most], (test.labels or [])[:most]), short(test.texts))
     if task == TRANSLATE:
-        pairs = english_german()
-        rows = [{"source": one, "target": other} for one, other in zip(*pairs_of(pairs.train), strict=True)]
-        chosen = Pairs(pairs.test.sources[:most], pairs.test.targets[:most])
-        return Data(rows[: plan.rows], chosen, short(pairs.test.sources))
+        taught, _, test = english_german()
+        rows = [{"source": one, "target": other} for one, other in zip(taught.sources, taught.targets, strict=True)]
+        return Data(rows[: plan.rows], Pairs(test.sources[:most], test.targets[:most]), short(test.sources))
     bible = world_english_bible()
-    rows = [{"text": text} for text in bible.train]
-    return Data(rows[: plan.rows and plan.rows // 10], bible.test[:most], [text[:SHORT] for text in bible.test])
-
-
-def columns(table: Table) -> tuple[list[str], list[str]]:
-    """Texts and labels."""
-    return table.texts, table.labels or []
-
-
-def pairs_of(pairs: Pairs) -> tuple[list[str], list[str]]:
-    """Sources and targets."""
-    return pairs.sources, pairs.targets
+    chapters = [{"text": text} for text in bible.train[: plan.rows and plan.rows // 10]]
+    return Data(chapters, bible.test[:most], [text[:SHORT] for text in bible.test])
 
 
 def short(texts: Sequence[str]) -> list[str]:
