@@ -46,7 +46,7 @@ TITLES = {
     "int8": "TFLite static int8",
     SAVED_MODEL: "SavedModel",
 }
-TIMED_TEXTS, TIMED_TOKENS = 20, 16
+TIMED_TOKENS = 16  # new ones, at most
 SHORT = 60  # characters of the texts that are timed: all forms read them whole
 
 
@@ -56,11 +56,12 @@ class Plan(NamedTuple):
     rows: int | None  # to train on; None = all there are
     tests: dict[str, int]  # task -> texts that the metric counts
     epochs: int | None
+    timed: int  # texts
     rounds: int
 
 
-FULL = Plan(None, {CLASSIFY: 2014, TRANSLATE: 300, LANGUAGE_MODEL: 40}, None, 5)
-QUICK = Plan(400, {CLASSIFY: 40, TRANSLATE: 6, LANGUAGE_MODEL: 1}, 1, 1)
+FULL = Plan(None, {CLASSIFY: 2014, TRANSLATE: 300, LANGUAGE_MODEL: 40}, None, 20, 5)
+QUICK = Plan(400, {CLASSIFY: 40, TRANSLATE: 6, LANGUAGE_MODEL: 1}, 1, 3, 1)
 
 
 class Kind(NamedTuple):
@@ -132,7 +133,7 @@ def matrix(task: str, options: argparse.Namespace, plan: Plan, kept: Path) -> tu
     for row in there:
         row.metric = scored(task, row.path, data.test)
     paths = {row.form: str(row.path) for row in there}
-    times = latencies(task, paths, data.timed, plan.rounds)
+    times = latencies(task, paths, data.timed[: plan.timed], plan.rounds)
     for row in there:
         row.p50_ms = times[row.form]
     return loaded.manifest, rows
@@ -215,13 +216,12 @@ def scored(task: str, path: Path, test: Any) -> float:
 
 def latencies(task: str, paths: dict[str, str], texts: Sequence[str], rounds: int) -> dict[str, float]:
     """Median milliseconds of one text, all forms in turn, in a process with one thread."""
-    timed = list(texts[:TIMED_TEXTS])
     if task == CLASSIFY:
-        return {name: one.p50_ms for name, one in benchmark.in_one_thread(paths, timed, rounds).items()}
+        return {name: one.p50_ms for name, one in benchmark.in_one_thread(paths, texts, rounds).items()}
     environment = {**benchmark.ONE_THREAD, "PYTHONPATH": str(ROOT)}
     peer = Peer("ours", sys.executable, "writing_latency", environment=environment)
     absolute = {name: str(Path(path).absolute()) for name, path in paths.items()}
-    found = peer.ask("latency", paths=absolute, texts=timed, max_tokens=TIMED_TOKENS, rounds=rounds)
+    found = peer.ask("latency", paths=absolute, texts=texts, max_tokens=TIMED_TOKENS, rounds=rounds)
     peer.close()
     return found
 
@@ -255,7 +255,7 @@ def page(
         "Machine: " + ", ".join(f"{name} {value}" for name, value in benchmark.machine().items()),
         "Logits and likeliest class or token are those of the file, reloaded, against the Keras model's on texts that "
         "the run folder keeps; of what writes, token by token, each after Keras' own tokens. p50: one text at batch 1 "
-        f"in one thread, all forms in turn, {plan.rounds} rounds over {TIMED_TEXTS} texts of up to {SHORT} characters, "
+        f"in one thread, all forms in turn, {plan.rounds} rounds over {plan.timed} texts of up to {SHORT} characters, "
         f"tokenising included; of what writes, up to {TIMED_TOKENS} new tokens, greedy. Flex: TensorFlow operators "
         "that a phone would need; a SavedModel is made of them.",
         *(section(task, manifest, rows, plan) for task, (manifest, rows) in found.items()),
