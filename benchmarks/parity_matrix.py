@@ -133,7 +133,7 @@ def matrix(task: str, options: argparse.Namespace, plan: Plan, kept: Path) -> tu
     for row in there:
         row.metric = scored(task, row.path, data.test)
     paths = {row.form: str(row.path) for row in there}
-    times = latencies(task, paths, data.timed[: plan.timed], plan.rounds)
+    times = latencies(task, paths, data.timed, plan.rounds)
     for row in there:
         row.p50_ms = times[row.form]
     return loaded.manifest, rows
@@ -145,19 +145,27 @@ def data_of(task: str, plan: Plan) -> Data:
     if task == CLASSIFY:
         train, test, _ = snippets()
         rows = [{"text": text, "label": label} for text, label in zip(train.texts, train.labels or [], strict=True)]
-        return Data(rows[: plan.rows], Table(test.texts[:most], (test.labels or [])[:most]), short(test.texts))
+        counted = Table(spread(test.texts, most), spread(test.labels or [], most))
+        return Data(spread(rows, plan.rows), counted, short(test.texts, plan.timed))
     if task == TRANSLATE:
         taught, _, test = english_german()
         rows = [{"source": one, "target": other} for one, other in zip(taught.sources, taught.targets, strict=True)]
-        return Data(rows[: plan.rows], Pairs(test.sources[:most], test.targets[:most]), short(test.sources))
+        counted = Pairs(spread(test.sources, most), spread(test.targets, most))
+        return Data(spread(rows, plan.rows), counted, short(test.sources, plan.timed))
     bible = world_english_bible()
-    chapters = [{"text": text} for text in bible.train[: plan.rows and plan.rows // 10]]
-    return Data(chapters, bible.test[:most], [text[:SHORT] for text in bible.test])
+    chapters = [{"text": text} for text in spread(bible.train, plan.rows and plan.rows // 10)]
+    return Data(chapters, spread(bible.test, most), [text[:SHORT] for text in spread(bible.test, plan.timed)])
 
 
-def short(texts: Sequence[str]) -> list[str]:
+def spread(rows: Sequence[Any], most: int | None) -> list[Any]:
+    """`most` of the rows, spread over all of them, since neighbours are alike; None = all."""
+    wanted = len(rows) if most is None else min(most, len(rows))
+    return [rows[place * len(rows) // wanted] for place in range(wanted)]
+
+
+def short(texts: Sequence[str], most: int) -> list[str]:
     """Texts that every model reads whole."""
-    return [text for text in texts if len(text) <= SHORT]
+    return spread([text for text in texts if len(text) <= SHORT], most)
 
 
 def trained(task: str, data: Data, options: argparse.Namespace, plan: Plan, kept: Path) -> Path:
