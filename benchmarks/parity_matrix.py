@@ -44,6 +44,8 @@ TITLES = {
     "float16": "TFLite float16",
     "dynamic": "TFLite int8 weights",
     "int8": "TFLite static int8",
+    "int16": "TFLite int16 activations",
+    "int4": "TFLite int4 weights",
     SAVED_MODEL: "SavedModel",
 }
 TIMED_TOKENS = 16  # new ones, at most
