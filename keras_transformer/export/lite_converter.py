@@ -11,8 +11,7 @@ import tensorflow as tf
 from tensorflow.lite.python.convert_phase import ConverterError
 
 from keras_transformer.checks import UserError
-from keras_transformer.export import integer_forms
-from keras_transformer.export.integer_forms import Calibration, in_integers
+from keras_transformer.export.integer_forms import FORMS, Calibration, in_integers
 from keras_transformer.export.lite_runner import INPUT, SIGNATURE
 from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
@@ -61,7 +60,7 @@ def flatbuffer(model: keras.Model, signatures: Mapping[str, Any], quantize: str,
                 f"model {model.name!r} can't become a .tflite file: {_missing_operators(error)}. "
                 "Write that part of the model with operators that LiteRT has."
             ) from error
-    return in_integers(made, quantize, calibration) if quantize in integer_forms.FORMS else made
+    return in_integers(made, quantize, calibration) if quantize in FORMS else made
 
 
 def _calibration(prepared: Prepared) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
