@@ -113,7 +113,7 @@ def _calibration(prepared: "PreparedWriting", float_model: bytes) -> Iterator[tu
             if prepared.writing.task == LANGUAGE_MODEL:
                 yield TOKENS, {TOKEN_IDS: np.array([[*prompt, *written[:-1]]], np.int32)}
             begun = steps.begin(prompt)
-            for token_id in written[:-1]:
+            for token_id in written[:-1] or written:  # a text of one token has a step too, or none would be seen
                 yield STEP, {TOKEN_IDS: np.array([token_id], np.int32), **begun.state}
                 begun = steps.step(token_id, begun.state)
 
