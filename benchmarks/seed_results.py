@@ -73,7 +73,8 @@ class SeedResults:
                 continue
             values = [one[first.key] for one in told.values()]
             cells = [format(told[seed][first.key], first.form) if seed in told else "" for seed in seeds]
-            cells += [format(statistics.mean(values), first.form), format(max(values) - min(values), first.form)]
+            spread = format(max(values) - min(values), first.form) if len(values) > 1 else ""
+            cells += [format(statistics.mean(values), first.form), spread]
             shared = self.of(seeds[0]).get(reference, {})  # where the seeds have one reference
             bases = {seed: self.of(seed).get(reference, shared).get(first.key, 0.0) for seed in told}
             shares = [one[first.key] / bases[seed] for seed, one in told.items() if bases[seed]]

@@ -12,7 +12,7 @@ from keras_transformer.compression.residual_stream import Moments, Stream, narro
 from keras_transformer.layers import PositionalEncoding
 
 SIZES = ("num_layers", "num_decoder_layers", "model_dim", "num_heads", "head_dim", "inner_dim", "max_length")
-ALIKE = ("vocab_size", "activation", "positions", "tie_embeddings")
+ALIKE = ("vocab_size", "activation", "epsilon", "positions", "tie_embeddings")
 """Arguments of which a student may have less, and those that it must share, where their class has them."""
 
 Weights = dict[str, np.ndarray]
@@ -54,7 +54,7 @@ def inherit(student: keras.Model, teacher: keras.Model, batches: Iterable[Inputs
     decompositions of W_Q W_K^T and W_V W_O. LayerNorms are folded into what reads them.
 
     A student that leaves out nothing computes what its teacher does, but for this: with tied embeddings the teacher's
-    last LayerNorm can't be folded, so its gammas, if they aren't all alike, are met only about.
+    last LayerNorm can't be folded, so its gammas, if they aren't all alike, and its betas are met only about.
 
     Args:
         student: its weights are set.
@@ -75,9 +75,8 @@ def inherit(student: keras.Model, teacher: keras.Model, batches: Iterable[Inputs
         for layer in range(ours):
             parts = _layer(student, teacher, _below(known, f"{kind}_{layer * theirs // ours}/"), known, stream)
             found |= {f"{kind}_{layer}/{name}": value for name, value in parts.items()}
-    own = _weights(student)
-    for path in own.keys() | found.keys():
-        own[path].assign(found[path].astype("float32"))
+    for path, weight in _weights(student).items():
+        weight.assign(found[path].astype("float32"))
 
 
 def hindrance(student: keras.Model, teacher: keras.Model) -> str | None:
@@ -93,6 +92,8 @@ def hindrance(student: keras.Model, teacher: keras.Model) -> str | None:
     for name in SIZES:
         if ours.get(name, 0) > theirs.get(name, 0):
             return f"{name}={ours[name]} must be at most the teacher's, {theirs[name]}"
+    if ours["model_dim"] == 1:
+        return "model_dim=1: without its mean such a stream has nothing left"
     for config in (ours, theirs):
         if not config["norm_first"]:
             return "norm_first=False: only a stream that no LayerNorm lies across can be turned"
@@ -113,13 +114,19 @@ def _stream(student: keras.Model, teacher: keras.Model, table: np.ndarray, batch
     moments, longest = Moments(teacher.model_dim), 0
     for batch in batches:
         ids = dict(batch) if isinstance(batch, Mapping) else {"token_ids": batch}
+        if not all(getattr(one, "ndim", None) == 2 for one in ids.values()):
+            raise ValueError(
+                "a batch is an array of ids (B, T), or a dict of such. Leave labels out, and pass a list of them."
+            )
+        if not all(np.any(np.asarray(one)) for one in ids.values()):
+            continue
         longest = max(longest, *(one.shape[1] for one in ids.values()))
         for name, values in probe(batch).items():
             of_source = name.startswith("encoder/") or name == "source_embeddings"
             read = ids["source_ids"] if of_source else ids.get("target_ids", ids.get("token_ids"))
             moments.add(name, ops.convert_to_numpy(ops.cast(values, "float32"))[np.asarray(read) != 0])
     if not longest:
-        raise ValueError("batches is empty: the teacher must be seen at work. Give some batches of real texts.")
+        raise ValueError("batches has no real token: the teacher must be seen at work. Give some batches of texts.")
     sinusoids = longest if isinstance(teacher.stack.positions, PositionalEncoding) else None
     return narrowed(moments, table, student.model_dim, sinusoids)
 
@@ -134,15 +141,14 @@ def _ends(student: keras.Model, teacher: keras.Model, known: Weights, stream: St
     if "encoder_norm/gamma" in known:
         found |= _plain("encoder_norm", width)
     if "logits/kernel" in known:
-        kernel, _ = last.into(known["logits/kernel"], np.zeros(known["logits/kernel"].shape[1]))
-        found |= _plain("final_norm", width) | {"logits/kernel": stream.read(kernel)}
-        ours, theirs = found["logits/kernel"], known["logits/kernel"]
-    else:
-        ours, theirs = found["tokens/table"].T, known["tokens/table"].T
-        # (h g) B^T times the table's own factor: of the turned gammas only the diagonal can stay.
-        turned = np.einsum("sd,d,sd->s", stream.basis, last.gamma, stream.basis) / (scales * stream.size)
-        found["final_norm/gamma"] = stream.norm * turned / (1.0 - 1.0 / width)
-    found["final_norm/beta"] = np.linalg.lstsq(ours.T, theirs.T @ last.beta, rcond=None)[0]
+        kernel, bias = last.into(known["logits/kernel"], np.zeros(known["logits/kernel"].shape[1]))
+        # What a LayerNorm gives sums to 0, so a part of the kernel that is the same for all channels reads the betas.
+        found["logits/kernel"] = stream.read(kernel) + bias / width
+        return found | {"final_norm/gamma": np.ones(width), "final_norm/beta": np.ones(width)}
+    # (h g) B^T times the table's own factor: of the turned gammas only the diagonal can stay.
+    turned = np.einsum("sd,d,sd->s", stream.basis, last.gamma, stream.basis) / (scales * stream.size)
+    found["final_norm/gamma"] = stream.norm * turned / (1.0 - 1.0 / width)
+    found["final_norm/beta"] = np.linalg.lstsq(found["tokens/table"], known["tokens/table"] @ last.beta, rcond=None)[0]
     return found
 
 
@@ -216,7 +222,9 @@ def _halves(product: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """(n, rank) and (rank, m), whose product is the nearest of that rank, and whose norms are alike."""
     left, values, right = np.linalg.svd(product, full_matrices=False)
     root = np.sqrt(values[:rank])
-    return left[:, :rank] * root, root[:, None] * right[:rank]
+    missing = rank - len(root)  # a head wider than the stream has no use for the rest
+    halves = left[:, :rank] * root, root[:, None] * right[:rank]
+    return np.pad(halves[0], ((0, 0), (0, missing))), np.pad(halves[1], ((0, missing), (0, 0)))
 
 
 def _norm(known: Weights, name: str) -> Norm:

@@ -1,7 +1,7 @@
 """Integer weights and activations where the kernels have them, by ai-edge-quantizer, out of a float32 flatbuffer.
 
 Only the dense products and the tables become integers. Softmax, LayerNorm, GELU and the attention's own products stay
-in float32: their integer kernels cost more than they save (`benchmarks/integer_formulations.py`).
+in float32: their integer kernels save nothing, or cost more (`benchmarks/integer_formulations.py`).
 """
 
 import contextlib
@@ -53,9 +53,6 @@ def in_integers(flatbuffer: bytes, form: str, calibration: Calibration, more: Se
         more: names of operators that become integers too, "BATCH_MATMUL" and so on; `export` takes none.
     """
     bits = FORMS[form]
-    given: dict[str, list[dict[str, np.ndarray]]] = {}
-    for signature, inputs in calibration(flatbuffer):
-        given.setdefault(signature, []).append(inputs)
     recipe = RecipeManager()
     if bits.activations is None:
         recipe.add_dynamic_config(".*", TFLOperationName.FULLY_CONNECTED, bits.weights)
@@ -72,7 +69,8 @@ def in_integers(flatbuffer: bytes, form: str, calibration: Calibration, more: Se
     with _silence():
         # Not the moving averages that it takes by itself: they cut off what a few texts need.
         seen = Calibrator(float_model, num_threads=THREADS, qsv_update_func=min_max_update)
-        seen.calibrate(given, recipe)
+        for signature, inputs in calibration(flatbuffer):  # one by one: the state of a step may have megabytes
+            seen.calibrate({signature: [inputs]}, recipe)
         made = Quantizer(float_model, recipe.get_quantization_recipe()).quantize(seen.get_model_qsvs())
     return _sharing(made.quantized_model)
 

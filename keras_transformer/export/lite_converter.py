@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -11,12 +11,15 @@ import tensorflow as tf
 from tensorflow.lite.python.convert_phase import ConverterError
 
 from keras_transformer.checks import UserError
-from keras_transformer.export.integer_forms import FORMS, Calibration, in_integers
 from keras_transformer.export.lite_runner import INPUT, SIGNATURE
 from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
 
 CALIBRATION_TEXTS = 200
+INTEGERS = ("int8", "int16", "int4")  # those of `integer_forms.FORMS`
+
+Calibration = Callable[[bytes], Iterator[tuple[str, dict[str, np.ndarray]]]]
+"""Takes the float32 flatbuffer and gives pairs of a signature's name and inputs of it by name."""
 
 
 def convert(prepared: Prepared, quantize: str) -> bytes:
@@ -60,11 +63,15 @@ def flatbuffer(model: keras.Model, signatures: Mapping[str, Any], quantize: str,
                 f"model {model.name!r} can't become a .tflite file: {_missing_operators(error)}. "
                 "Write that part of the model with operators that LiteRT has."
             ) from error
-    return in_integers(made, quantize, calibration) if quantize in FORMS else made
+    if quantize not in INTEGERS:
+        return made
+    from keras_transformer.export.integer_forms import in_integers  # slow to import, and of no use to the others
+
+    return in_integers(made, quantize, calibration)
 
 
 def _calibration(prepared: Prepared) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    for row in prepared.token_ids[:CALIBRATION_TEXTS]:
+    for row in prepared.token_ids[::2][:CALIBRATION_TEXTS]:  # the others prove that the ranges hold for new texts
         yield SIGNATURE, {INPUT: prepared.tokenizer.pad([row], prepared.fixed_length)}
 
 

@@ -71,7 +71,7 @@ def tflite(
         tokenizer: the one that the model was trained with; it travels in the file.
         labels: name of each class, in the order of the logits.
         max_length: texts are cut to so many word pieces.
-        examples: texts with which the file is compared, and from which the integer forms take their ranges.
+        examples: texts with which the file is compared; from every second one the integer forms take their ranges.
         quantize: "none": float32. "float16": weights in half the bytes, computed in float32. "dynamic": int8 weights,
             float32 activations. "int8": int8 weights, and int8 activations around the dense products, whose ranges are
             fixed here; softmax, norms and the attention's own products stay in float32. "int16": the same with int16

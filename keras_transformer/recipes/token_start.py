@@ -68,11 +68,12 @@ def student_size(size: str | None, teacher: keras.Model) -> dict[str, Any]:
     if size is not None:
         return SIZES[size].arguments()
     heads = max(1, teacher.num_heads // 2)
-    head_dim = max(2, teacher.model_dim // 2 // heads // 2 * 2)  # even: sines and cosines come in pairs
+    width = max(2, teacher.model_dim // 2)
+    head_dim = min(teacher.head_dim, max(2, width // heads // 2 * 2))  # even: sines and cosines come in pairs
     halves = {name: max(1, getattr(teacher, name) // 2) for name in ("num_layers", "inner_dim")}
     decoder = getattr(teacher, "num_decoder_layers", None)
     more = {} if decoder is None else {"num_decoder_layers": max(1, decoder // 2)}
-    return {**halves, **more, "num_heads": heads, "model_dim": heads * head_dim}
+    return {**halves, **more, "num_heads": heads, "head_dim": head_dim, "model_dim": width}
 
 
 def start_from_teacher(student: Generating, teacher: Generating, batches: Epochs, tell: Callable[[str], None]) -> None:

@@ -49,9 +49,7 @@ def same_last_norm(model, gamma=1.0):
 
 
 def taught(make, **options):
-    model = randomise(make(**options), scale=0.4)
-    change(model, "final_norm/beta", np.zeros_like)
-    return model
+    return randomise(make(**options), scale=0.4)
 
 
 def within(model, directions):
@@ -91,21 +89,25 @@ def test_a_narrow_student_loses_nothing_of_a_stream_that_uses_few_directions(mak
     agree(student, teacher, inputs)
 
 
+@pytest.mark.parametrize("width", [WIDTH, 7])
 @pytest.mark.parametrize("gamma", [1.0, 1.7])
-def test_tied_logits_are_the_teachers_where_the_last_gammas_are_alike(gamma):
+def test_tied_logits_are_the_teachers_where_the_last_gammas_are_alike(gamma, width):
     teacher = taught(writer, tie_embeddings=True)
     same_last_norm(teacher, gamma)
-    student = writer(tie_embeddings=True)
+    within(teacher, directions_without_mean(6))
+    student = writer(tie_embeddings=True, width=width)
     inherit(student, teacher, [SOURCES])
     agree(student, teacher, SOURCES)
 
 
-def test_the_last_beta_gives_each_token_its_logit():
-    teacher, student = taught(writer), writer()
-    change(teacher, "final_norm/gamma", np.ones_like)
-    change(teacher, "final_norm/beta", lambda old: np.arange(len(old)) - np.arange(len(old)).mean())
-    inherit(student, teacher, [SOURCES])
-    agree(student, teacher, SOURCES)
+def test_a_narrow_translator_looks_its_rows_up_in_the_size_that_its_stream_has():
+    """Its table is multiplied by the root of its own width, the teacher's by that of a larger one."""
+    teacher, student = taught(translator), translator(width=7)
+    inherit(student, teacher, [PAIRS])
+    ours, theirs = (model.stack.tokens.scale * weight(model, "tokens/table").numpy() for model in (student, teacher))
+    turn = np.linalg.lstsq(theirs, ours, rcond=None)[0].T  # (7, 14)
+    np.testing.assert_allclose(theirs @ turn.T, ours, atol=1e-5)
+    np.testing.assert_allclose(turn @ turn.T, 0.5 * (np.eye(7) - 1 / 7), atol=1e-5)  # the square of sqrt(7 / 14)
 
 
 def test_heads_and_units_that_add_nothing_are_those_that_go():
@@ -190,6 +192,8 @@ def test_the_teacher_stays_as_it_was():
     [
         pytest.param(writer, translator, "must be one class", id="classes"),
         pytest.param(lambda: writer(width=15), writer, "model_dim=15 must be at most the teacher's, 14", id="wider"),
+        pytest.param(lambda: writer(width=1), writer, "model_dim=1", id="one channel"),
+        pytest.param(lambda: writer(epsilon=0.01), writer, "epsilon=0.01 must be the teacher's", id="epsilon"),
         pytest.param(lambda: writer(max_length=17), writer, "max_length=17 must be at most", id="longer"),
         pytest.param(lambda: writer(activation="relu"), writer, "activation=relu must be the teacher's", id="relu"),
         pytest.param(lambda: writer(positions="alibi"), writer, "positions=alibi must be", id="positions"),
@@ -224,9 +228,22 @@ def test_a_classifier_is_not_inherited():
     assert "must be one class, and that a Seq2Seq or CausalLM" in hindrance(one, one)
 
 
-def test_no_batch_is_refused():
-    with pytest.raises(ValueError, match="batches is empty"):
-        inherit(writer(), writer(), [])
+@pytest.mark.parametrize("batches", [[], [np.zeros((2, 3), "int32")]])
+def test_batches_without_a_real_token_are_refused(batches):
+    with pytest.raises(ValueError, match="batches has no real token"):
+        inherit(writer(), writer(), batches)
+
+
+@pytest.mark.parametrize("batches", [SOURCES, [(SOURCES, SOURCES)]])
+def test_batches_of_another_form_are_refused(batches):
+    with pytest.raises(ValueError, match="Leave labels out, and pass a list of them"):
+        inherit(writer(), writer(), batches)
+
+
+def test_a_head_may_be_wider_than_the_stream():
+    student, teacher = writer(width=4, head_dim=5), taught(writer)
+    inherit(student, teacher, [SOURCES])
+    assert np.isfinite(student(SOURCES)).all()
 
 
 def _without(kernel, rows):

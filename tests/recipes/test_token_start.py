@@ -1,10 +1,12 @@
 """What a student of a translator or a language model starts from."""
 
 import numpy as np
+import pytest
 
+from keras_transformer.compression import hindrance
 from keras_transformer.data.packing import PackedBatches
 from keras_transformer.models import CausalLM
-from keras_transformer.recipes.token_start import start_from_teacher
+from keras_transformer.recipes.token_start import start_from_teacher, student_size
 
 
 def batches():
@@ -34,3 +36,13 @@ def test_a_student_that_does_not_fit_keeps_its_weights_and_says_why():
     ]
     for old, new in zip(before, student.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 5, 12, 25])
+@pytest.mark.parametrize("head_dim", [2, 8])
+@pytest.mark.parametrize("width", [24, 300])
+def test_a_student_of_the_default_size_can_start_from_its_teacher(heads, head_dim, width):
+    teacher = CausalLM(29, 2, width, heads, 11, head_dim=head_dim, max_length=13)
+    student = CausalLM(29, max_length=13, **student_size(None, teacher))
+    assert hindrance(student, teacher) is None
+    assert student.count_params() < teacher.count_params()
