@@ -219,9 +219,11 @@ def test_an_error_of_the_body_comes_first_and_ends_the_child(small_tflite, tmp_p
 
 
 def test_a_folder_is_tried_by_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr(lite_trial, "CODE", "raise SystemError('asked')")
+    asked = tmp_path.parent / "asked"
+    monkeypatch.setattr(lite_trial, "CODE", f"open({str(asked)!r}, 'w').close()")
     with lite_trial.tried(tmp_path):
         pass
+    assert not asked.exists()
 
 
 def test_a_trial_that_fails_by_itself_is_a_fault_of_ours(small_tflite, monkeypatch):

@@ -66,7 +66,7 @@ def directions_without_mean(count, seed=3):
     return np.linalg.qr(noise - noise.mean(axis=0))[0].T
 
 
-def agree(student, teacher, inputs, tolerance=2e-5):
+def assert_same_logits(student, teacher, inputs, tolerance=2e-5):
     ours, theirs = np.asarray(student(inputs)), np.asarray(teacher(inputs))
     assert np.ptp(theirs) > 0.1
     ids = inputs["target_ids"] if isinstance(inputs, dict) else inputs
@@ -77,7 +77,7 @@ def agree(student, teacher, inputs, tolerance=2e-5):
 def test_a_student_of_the_same_size_computes_what_its_teacher_does(make, inputs, options):
     teacher, student = taught(make, **options), make(**options)
     inherit(student, teacher, [inputs])
-    agree(student, teacher, inputs)
+    assert_same_logits(student, teacher, inputs)
 
 
 @pytest.mark.parametrize(("make", "inputs", "options"), FORMS[1:4])
@@ -86,7 +86,7 @@ def test_a_narrow_student_loses_nothing_of_a_stream_that_uses_few_directions(mak
     within(teacher, directions_without_mean(6))
     student = make(width=7, **options)
     inherit(student, teacher, [inputs])
-    agree(student, teacher, inputs)
+    assert_same_logits(student, teacher, inputs)
 
 
 @pytest.mark.parametrize("width", [WIDTH, 7])
@@ -97,7 +97,7 @@ def test_tied_logits_are_the_teachers_where_the_last_gammas_are_alike(gamma, wid
     within(teacher, directions_without_mean(6))
     student = writer(tie_embeddings=True, width=width)
     inherit(student, teacher, [SOURCES])
-    agree(student, teacher, SOURCES)
+    assert_same_logits(student, teacher, SOURCES)
 
 
 def test_a_narrow_translator_looks_its_rows_up_in_the_size_that_its_stream_has():
@@ -119,7 +119,7 @@ def test_heads_and_units_that_add_nothing_are_those_that_go():
         change(teacher, f"decoder_{layer}/feed_forward/outer/kernel", lambda old, unit=unit: _without(old, unit))
     student = writer(heads=2, inner=12)
     inherit(student, teacher, [SOURCES])
-    agree(student, teacher, SOURCES)
+    assert_same_logits(student, teacher, SOURCES)
 
 
 def test_a_narrower_head_is_the_same_where_its_products_have_no_higher_rank():
@@ -134,7 +134,7 @@ def test_a_narrower_head_is_the_same_where_its_products_have_no_higher_rank():
             one.assign((one.numpy().reshape(HEADS, 6) @ projector @ projector.T).ravel())
     student = translator(head_dim=3)
     inherit(student, teacher, [PAIRS])
-    agree(student, teacher, PAIRS)
+    assert_same_logits(student, teacher, PAIRS)
 
 
 def test_every_nth_layer_stays_beginning_with_the_first():
@@ -145,7 +145,7 @@ def test_every_nth_layer_stays_beginning_with_the_first():
             change(teacher, f"decoder_{layer}/{part}/bias", np.zeros_like)
     student = writer(layers=2)
     inherit(student, teacher, [SOURCES])
-    agree(student, teacher, SOURCES)
+    assert_same_logits(student, teacher, SOURCES)
 
 
 def test_sinusoids_are_laid_nearer_to_the_students_than_by_any_of_many_turns():
