@@ -176,10 +176,13 @@ def test_a_teacher_translates_no_source_that_is_held_back(files, teacher, tmp_pa
 def test_every_size_is_one_that_a_student_can_have(size, layers):
     class Teacher:
         num_layers, num_decoder_layers, model_dim, num_heads, inner_dim = layers, layers, 10 * layers, layers, 37
+        head_dim = 10
 
     arguments = token_start.student_size(size, Teacher())
-    assert arguments["model_dim"] % (2 * arguments["num_heads"]) == 0
+    head_dim = arguments.get("head_dim") or arguments["model_dim"] / arguments["num_heads"]
+    assert head_dim % 2 == 0  # sines and cosines of rotary positions come in pairs
     if size is None:
+        assert head_dim <= Teacher.head_dim
         assert arguments["model_dim"] < Teacher.model_dim
         assert arguments["num_layers"] <= Teacher.num_layers
         assert arguments["inner_dim"] < Teacher.inner_dim
