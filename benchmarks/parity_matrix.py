@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peers.process import Peer
 from scheduling import command_prefix
 
 from keras_transformer import benchmark, bundle, export, generation, serving
@@ -48,7 +47,6 @@ TITLES = {
     "int4": "TFLite int4 weights",
     SAVED_MODEL: "SavedModel",
 }
-TIMED_TOKENS = 16  # new ones, at most
 SHORT = 60  # characters of the texts that are timed: all forms read them whole
 
 
@@ -135,7 +133,7 @@ def matrix(task: str, options: argparse.Namespace, plan: Plan, kept: Path) -> tu
     for row in there:
         row.metric = scored(task, row.path, data.test)
     paths = {row.form: str(row.path) for row in there}
-    times = latencies(task, paths, data.timed, plan.rounds)
+    times = latencies(paths, data.timed, plan.rounds)
     for row in there:
         row.p50_ms = times[row.form]
     return loaded.manifest, rows
@@ -224,16 +222,9 @@ def scored(task: str, path: Path, test: Any) -> float:
     return evaluate_language(writer, test).perplexity or float("inf")
 
 
-def latencies(task: str, paths: dict[str, str], texts: Sequence[str], rounds: int) -> dict[str, float]:
+def latencies(paths: dict[str, str], texts: Sequence[str], rounds: int) -> dict[str, float]:
     """Median milliseconds of one text, all forms in turn, in a process with one thread."""
-    if task == CLASSIFY:
-        return {name: one.p50_ms for name, one in benchmark.in_one_thread(paths, texts, rounds).items()}
-    environment = {**benchmark.ONE_THREAD, "PYTHONPATH": str(ROOT)}
-    peer = Peer("ours", sys.executable, "writing_latency", environment=environment)
-    absolute = {name: str(Path(path).absolute()) for name, path in paths.items()}
-    found = peer.ask("latency", paths=absolute, texts=texts, max_tokens=TIMED_TOKENS, rounds=rounds)
-    peer.close()
-    return found
+    return {name: one.p50_ms for name, one in benchmark.in_one_thread(paths, texts, rounds).items()}
 
 
 def masked_language_model(kept: Path) -> str:
@@ -266,7 +257,7 @@ def page(
         "Logits and likeliest class or token are those of the file, reloaded, against the Keras model's on texts that "
         "the run folder keeps; of what writes, token by token, each after Keras' own tokens. p50: one text at batch 1 "
         f"in one thread, all forms in turn, {plan.rounds} rounds over {plan.timed} texts of up to {SHORT} characters, "
-        f"tokenising included; of what writes, up to {TIMED_TOKENS} new tokens, greedy. Flex: TensorFlow operators "
+        f"tokenising included; of what writes, greedy and to its end. Flex: TensorFlow operators "
         "that a phone would need; a SavedModel is made of them.",
         *(section(task, manifest, rows, plan) for task, (manifest, rows) in found.items()),
         f"## MaskedLM\n\nNo format: {refusal}",
