@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from peers import decoding_weights
 from peers.decoding_weights import DECODER, TRANSLATOR
-from peers.process import Peer
+from peers.process import Peer, in_rounds
 from scheduling import command_prefix
 
 from keras_transformer import benchmark
@@ -182,21 +182,19 @@ def measure(peers: Sequence[Peer], task: Task, rounds: int) -> dict[str, Measure
     """Seconds of each way in each round, and the tokens of the last one."""
     ids = np.random.default_rng(task.batch).integers(3, 900, (task.batch, task.prompt)).tolist()
     found = {peer.name: Measured() for peer in peers}
-    for turn in range(rounds + 1):
-        first = turn % len(peers)
-        for peer in [*peers[first:], *peers[:first]]:
-            one = found[peer.name]
-            if one.failed:
-                continue
-            try:
-                answer = peer.ask("run", token_ids=ids, beams=task.beams, new_tokens=task.new_tokens)
-            except RuntimeError as error:
-                one.failed = str(error)
-                tell(one.failed)
-                continue
-            one.token_ids = answer["token_ids"]
-            if turn:
-                one.seconds.append(answer["seconds"])
+    for turn, peer in in_rounds(peers, rounds):
+        one = found[peer.name]
+        if one.failed:
+            continue
+        try:
+            answer = peer.ask("run", token_ids=ids, beams=task.beams, new_tokens=task.new_tokens)
+        except RuntimeError as error:
+            one.failed = str(error)
+            tell(one.failed)
+            continue
+        one.token_ids = answer["token_ids"]
+        if turn:
+            one.seconds.append(answer["seconds"])
     return found
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from peers.process import Peer
+from peers.process import Peer, in_rounds
 from safetensors.numpy import save_file
 from scheduling import command_prefix
 
@@ -180,23 +180,19 @@ def start(name: str, options: argparse.Namespace, threads: int) -> Peer:
 def measure(peers: list[Peer], folder: str, token_ids: list[list[int]], rounds: int) -> dict[str, Measured]:
     """Seconds of each way in each round, and the logits of the last."""
     found = {peer.name: Measured(failed=peer.absent) for peer in peers}
-    for turn in range(-1, rounds + 1):
-        first = turn % len(peers)
-        for peer in [*peers[first:], *peers[:first]]:
-            one = found[peer.name]
-            if one.failed:
-                continue
-            try:
-                if turn < 0:
-                    one.bytes = peer.ask("load", folder=folder)["bytes"]
-                    continue
-                answer = peer.ask("run", token_ids=token_ids)
-            except RuntimeError as error:
-                one.failed = str(error)
-                continue
-            one.logits = answer["logits"]
-            if turn:
-                one.seconds.append(answer["seconds"])
+    for turn, peer in in_rounds(peers, rounds):
+        one = found[peer.name]
+        if one.failed:
+            continue
+        try:
+            one.bytes = one.bytes or peer.ask("load", folder=folder)["bytes"]
+            answer = peer.ask("run", token_ids=token_ids)
+        except RuntimeError as error:
+            one.failed = str(error)
+            continue
+        one.logits = answer["logits"]
+        if turn:
+            one.seconds.append(answer["seconds"])
     for peer in peers:
         peer.close()
     return found

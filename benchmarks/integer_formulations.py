@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from edge_latency import FULL, QUICK, prepared_model, random_model, texts
+from peers.process import in_rounds
 from scheduling import command_prefix
 
 from keras_transformer import benchmark
@@ -122,17 +123,15 @@ def measure(paths: dict[str, Path], asked: list[np.ndarray], rounds: int) -> dic
         totals = sum(counted.taken.values()), sum(counted.in_file.values())
         found[name] = Measured(path.stat().st_size, counted.pieces, *totals)
         runners[name] = LiteRunner(path, threads=1)
-    names = list(runners)
-    for turn in range(rounds + 1):
-        for name in [*names[turn % len(names) :], *names[: turn % len(names)]]:
-            seconds, found[name].logits = [], []
-            for row in asked:
-                start = time.perf_counter()
-                logits = runners[name](row)
-                seconds.append(time.perf_counter() - start)
-                found[name].logits.append(logits[0].copy())
-            if turn:
-                found[name].seconds.append(seconds)
+    for turn, name in in_rounds(list(runners), rounds):
+        seconds, found[name].logits = [], []
+        for row in asked:
+            start = time.perf_counter()
+            logits = runners[name](row)
+            seconds.append(time.perf_counter() - start)
+            found[name].logits.append(logits[0].copy())
+        if turn:
+            found[name].seconds.append(seconds)
     return found
 
 

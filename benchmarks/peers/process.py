@@ -12,12 +12,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 FOLDER = Path(__file__).parents[1]
+Thing = TypeVar("Thing")
 PAUSE = 0.3  # seconds: threads of the process that worked last spin for a while before they sleep
 
 
@@ -104,6 +105,14 @@ def serve(module: str, *words: str) -> None:
             tell(known[request.pop("do")](**request))
         except Exception as error:  # whatever a library raises, the parent shall hear of it
             tell({"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
+
+
+def in_rounds(things: Sequence[Thing], rounds: int) -> Iterator[tuple[int, Thing]]:
+    """(round, thing) for each of them in each round, in rotating order; round 0 comes before, to warm up."""
+    for turn in range(rounds + 1):
+        first = turn % len(things)
+        for thing in (*things[first:], *things[:first]):
+            yield turn, thing
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
