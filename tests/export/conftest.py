@@ -176,7 +176,7 @@ def lite_writer(writing_model, writing_parts, tmp_path_factory):
 
     def export(task, quantize="none"):
         if (task, quantize) not in reports:
-            options = {"quantize": quantize, "min_agreement": 0.2}
+            options = {"quantize": quantize, "min_agreement": 0.2 if quantize == "int4" else 0.5}
             path = folder / f"{task}-{quantize}.tflite"
             reports[task, quantize] = tflite_writer(writing_model(task), path, **options, **writing_parts(task))
         return reports[task, quantize]

@@ -141,7 +141,7 @@ def test_integer_forms_agree_as_far_as_the_report_says(task, lite_writer, writin
     assert report.top1_agreement > fewest
     assert 1e-3 < report.max_abs_logit_error < largest * np.abs(theirs).max()
     assert report.max_abs_logit_error == pytest.approx(np.abs(ours - theirs).max(), rel=1e-3)
-    assert report.bytes < 0.9 * lite_writer(task).bytes  # in so small a file much is no weight
+    assert report.bytes < (0.85 if quantize == "dynamic" else 0.9) * lite_writer(task).bytes  # much is no weight here
     assert len(set(generation.load(report.path).write(TEXTS))) > 5  # what is read still counts
 
 

@@ -1,0 +1,86 @@
+"""What becomes an integer in a quantised file, what stays, and from where the ranges come."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+
+from keras_transformer.export.integer_forms import FORMS, in_integers, last_products
+
+ACTIVATIONS = {"int8": np.int8, "int16": np.int16, "int4": np.float32}
+
+
+def plain():
+    """x (1, 7) -> a dense layer of 11 units, relu, and one of 3, `logits`."""
+    random = np.random.default_rng(3)
+    inner, outer = (tf.constant(random.normal(size=shape), tf.float32) for shape in ((7, 11), (11, 3)))
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 7), tf.float32, "x")], autograph=False)
+    def call(x):
+        return {"logits": tf.nn.relu(x @ inner) @ outer}
+
+    module = tf.Module()
+    module.call = call
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([call.get_concrete_function()], module)
+    return converter.convert()
+
+
+@pytest.fixture(scope="module")
+def float_model():
+    return plain()
+
+
+def dense_inputs(content):
+    """The types of what each dense product reads, in order, and the details of all tensors."""
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    tensors = {one["index"]: one for one in interpreter.get_tensor_details()}
+    model = schema.Model.GetRootAs(content, 0)
+    graph, found = model.Subgraphs(0), []
+    for place in range(graph.OperatorsLength()):
+        operator = graph.Operators(place)
+        if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == schema.BuiltinOperator.FULLY_CONNECTED:
+            found.append(tensors[operator.Inputs(0)])
+    return found
+
+
+def seen(*rows):
+    """Inputs from which the ranges come."""
+
+    def calibration(_):
+        for row in rows:
+            yield "serving_default", {"x": np.full((1, 7), row, np.float32)}
+
+    return calibration
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_last_product_reads_float32_and_those_before_it_what_the_form_says(float_model, form):
+    first, last = dense_inputs(in_integers(float_model, form, seen(-1.0, 1.0)))
+    assert (first["dtype"], last["dtype"]) == (ACTIVATIONS[form], np.float32)
+
+
+def test_the_last_product_is_found_by_what_it_gives(float_model):
+    assert len(last_products(float_model)) == 1
+
+
+@pytest.mark.parametrize("largest", [3.0, 47.0])
+def test_a_range_reaches_to_what_one_text_alone_needs(float_model, largest):
+    """A moving average over these would end near 1."""
+    first, _ = dense_inputs(in_integers(float_model, "int8", seen(*[-1.0, 1.0] * 9, largest, 1.0)))
+    (scale,), (zero,) = (first["quantization_parameters"][name] for name in ("scales", "zero_points"))
+    assert scale * (127 - zero) == pytest.approx(largest, rel=0.02)
+    assert scale * (-128 - zero) == pytest.approx(-1.0, abs=1.5 * float(scale))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_weight_lies_in_a_file_twice(lite_writer, form):
+    """Three signatures of a language model read the same weights."""
+    model = schema.Model.GetRootAs(Path(lite_writer("language-model", form).path).read_bytes(), 0)
+    lengths = [model.Buffers(place).DataLength() for place in range(model.BuffersLength())]
+    large = [model.Buffers(place).DataAsNumpy().tobytes() for place, length in enumerate(lengths) if length > 500]
+    assert len(large) > 5
+    assert len(set(large)) == len(large)
