@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.lite.python.convert_phase import ConverterError
 
 from keras_transformer.checks import UserError
@@ -41,7 +42,8 @@ def flatbuffer(model: keras.Model, signatures: Mapping[str, Any], quantize: str,
 
     Args:
         model: whose weights go into the file.
-        signatures: name -> concrete function.
+        signatures: name -> concrete function. The first becomes the first graph of the file: of that alone LiteRT
+            lends its memory to the caller.
         quantize: a key of `export.tflite.FORMATS`.
         calibration: what gives the inputs of a signature, one row at a time, out of the float32 flatbuffer; for those
             of `integer_forms.FORMS`.
@@ -63,11 +65,25 @@ def flatbuffer(model: keras.Model, signatures: Mapping[str, Any], quantize: str,
                 f"model {model.name!r} can't become a .tflite file: {_missing_operators(error)}. "
                 "Write that part of the model with operators that LiteRT has."
             ) from error
+    made = _with_first_graph(made, next(iter(signatures)))
     if quantize not in INTEGERS:
         return made
     from keras_transformer.export.integer_forms import in_integers  # slow to import, and of no use to the others
 
     return in_integers(made, quantize, calibration)
+
+
+def _with_first_graph(content: bytes, signature: str) -> bytes:
+    """The flatbuffer with the graph of one signature in front; the converter sorts them by name."""
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    places = {one.signatureKey.decode(): one.subgraphIndex for one in model.signatureDefs}
+    place, graphs = places[signature], model.subgraphs
+    if place == 0:
+        return content
+    graphs[0], graphs[place] = graphs[place], graphs[0]
+    for one in model.signatureDefs:
+        one.subgraphIndex = {0: place, place: 0}.get(one.subgraphIndex, one.subgraphIndex)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def _calibration(prepared: Prepared) -> Iterator[tuple[str, dict[str, np.ndarray]]]:

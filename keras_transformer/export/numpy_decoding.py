@@ -1,15 +1,16 @@
 """Greedy decoding, drawing and beam search of one text in plain numpy: what `models.decoding` does with TensorFlow.
 
-A `.tflite` file gives logits for one token at a time; which token comes next is decided here. Nothing is hidden: a
-state is a dict of arrays that no step changes, so several beginnings may go on from the same one.
+A `.tflite` file gives logits for one token at a time; which token comes next is decided here. No step changes the state
+that it was given, so several beginnings may go on from the same one.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-State = Mapping[str, np.ndarray]
+State = Any
+"""What is known of a text so far; only `Step` looks into it."""
 
 
 class Begun(NamedTuple):

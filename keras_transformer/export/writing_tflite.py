@@ -10,7 +10,8 @@ import numpy as np
 
 from keras_transformer import files
 from keras_transformer.checks import one_of
-from keras_transformer.export.lite_steps import PROMPT, STEP, TOKEN_IDS, TOKENS, LiteSteps
+from keras_transformer.export.lite_state import TOKEN_IDS
+from keras_transformer.export.lite_steps import PROMPT, STEP, TOKENS, LiteSteps
 from keras_transformer.export.tflite import FORMATS, QUANTIZATIONS, TOLERANCES, write_whole
 from keras_transformer.export.writing_parity import (
     WritingParity,
@@ -55,8 +56,9 @@ def tflite_writer(
 
     `prompt` takes `token_ids` (1, T) int32, a source or the beginning of a text, and gives `logits` (1, V) float32 of
     the first new token and the state: `position`, `key_0`, `value_0` and so on, and of a translator `memory_key_0`,
-    ..., `memory_mask`. `step` takes `token_ids` (1,) and the state, and gives the next `logits` and what changed in
-    the state under the same names. So what comes out goes in again, and the caller chooses the tokens:
+    ..., `memory_mask`. `step` takes `token_ids` (1,) and the state, and gives the next `logits`, the next `position`
+    and `new_key_0` (1, G, 1, d), `new_value_0` and so on, which the caller puts into place `position` of `key_0`
+    (1, G, S, d), `value_0`. So no cache is copied for a token, and the caller chooses the tokens:
     `generation.load(path)` does, greedily, by drawing or by a beam search. A language model also has `tokens`: ids
     (1, T) -> `logits` (1, T, V). There are only built-in operators. The kernels check neither ids nor room.
 
@@ -114,7 +116,7 @@ def _calibration(prepared: "PreparedWriting", float_model: bytes) -> Iterator[tu
                 yield TOKENS, {TOKEN_IDS: np.array([[*prompt, *written[:-1]]], np.int32)}
             begun = steps.begin(prompt)
             for token_id in written[:-1] or written:  # a text of one token has a step too, or none would be seen
-                yield STEP, {TOKEN_IDS: np.array([token_id], np.int32), **begun.state}
+                yield STEP, begun.state.inputs(token_id)
                 begun = steps.step(token_id, begun.state)
 
 

@@ -48,16 +48,7 @@ def attention_weights(
         TypeError: if `mask` isn't boolean.
         ValueError: if the mask's shape doesn't fit.
     """
-    # Scaling the query touches T * d numbers, scaling the scores T * S.
-    scaled = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
-    grouped = _with_heads(scaled, key.shape[1])  # (B, G, H / G * T, d)
-    products = _with_heads(ops.matmul(grouped, ops.swapaxes(key, -1, -2)), query.shape[1])
-    scores = ops.cast(products, "float32")  # (B, H, T, S)
-    if keras.backend.standardize_dtype(query.dtype) == "float16":
-        # A product above 65504 is infinite there, and a row of infinities would be NaN.
-        scores = ops.clip(scores, -LARGEST_HALF_SCORE, LARGEST_HALF_SCORE)
-    if score_bias is not None:
-        scores = scores + ops.cast(score_bias, "float32")
+    scores = _scores(query, key, score_bias)
     if mask is not None:
         mask = with_head_axis(mask, scores)
         scores = ops.where(mask, scores, MASKED_SCORE)
@@ -66,6 +57,19 @@ def attention_weights(
     if mask is not None:
         weights = weights * ops.cast(mask, "float32")  # a row with no key stays 0, not uniform
     return ops.cast(weights, query.dtype)
+
+
+def _scores(query: Tensor, key: Tensor, score_bias: Tensor | None = None) -> Tensor:
+    """Q K^T / sqrt(d) + bias: (B, H, T, d) and (B, G, S, d) -> (B, H, T, S) float32."""
+    # Scaling the query touches T * d numbers, scaling the scores T * S.
+    scaled = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
+    grouped = _with_heads(scaled, key.shape[1])  # (B, G, H / G * T, d)
+    products = _with_heads(ops.matmul(grouped, ops.swapaxes(key, -1, -2)), query.shape[1])
+    scores = ops.cast(products, "float32")  # (B, H, T, S)
+    if keras.backend.standardize_dtype(query.dtype) == "float16":
+        # A product above 65504 is infinite there, and a row of infinities would be NaN.
+        scores = ops.clip(scores, -LARGEST_HALF_SCORE, LARGEST_HALF_SCORE)
+    return scores if score_bias is None else scores + ops.cast(score_bias, "float32")
 
 
 def weighted_values(weights: Tensor, value: Tensor) -> Tensor:
@@ -166,10 +170,43 @@ class MultiHeadAttention(keras.layers.Layer):
         """Attend from queries (B, H, T, d) to keys that are there already; mask and bias as `attention_weights`."""
         weights = attention_weights(query, memory.key, attention_mask, score_bias)  # (B, H, T, S)
         dropped = self.weight_dropout(weights, training=training)
-        context = _swap_heads_and_tokens(weighted_values(dropped, memory.value))  # (B, T, H, d)
+        return Attended(self._mixed(weighted_values(dropped, memory.value)), weights, query, *memory)
+
+    def attend_beside(
+        self,
+        query: Tensor,
+        memory: KeyValues,
+        own: KeyValues,
+        *,
+        attention_mask: Tensor,
+        score_bias: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from one token of each row to a memory, and to the token's own key and value behind it.
+
+        The same as `attend` to both in one piece, which would have to be copied for it. No dropout.
+
+        Args:
+            query: (B, H, 1, d).
+            memory: S keys and values of each row.
+            own: those of the token itself, (B, G, 1, d).
+            attention_mask: of the memory, (B, S) or (B, 1, S) bool; the token always attends to itself.
+            score_bias: of the memory's scores, broadcastable to (B, H, 1, S) float32; of the token itself it is 0.
+
+        Returns:
+            (B, 1, D).
+        """
+        known = _scores(query, memory.key, score_bias)
+        known = ops.where(with_head_axis(attention_mask, known), known, MASKED_SCORE)
+        scores = ops.concatenate([known, _scores(query, own.key)], axis=-1)  # (B, H, 1, S + 1)
+        weights = ops.cast(ops.softmax(scores), query.dtype)
+        behind = weighted_values(weights[..., :-1], memory.value)  # (B, H, 1, d)
+        return self._mixed(behind + weighted_values(weights[..., -1:], own.value))
+
+    def _mixed(self, values: Tensor) -> Tensor:
+        """Concat(head_1..head_H) W_O: (B, H, T, d) -> (B, T, D)."""
+        context = _swap_heads_and_tokens(values)  # (B, T, H, d)
         mixed = self.output_proj(ops.reshape(context, (-1, self.joined_dim)))  # (B * T, D)
-        output = ops.reshape(mixed, (*leading_lengths(context)[:2], self.model_dim))
-        return Attended(output, weights, query, *memory)
+        return ops.reshape(mixed, (*leading_lengths(context)[:2], self.model_dim))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

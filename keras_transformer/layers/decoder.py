@@ -38,6 +38,7 @@ def extend_layers(
     memory_mask: Tensor | None = None,
     rotation: Tensor | None = None,
     score_bias: Tensor | None = None,
+    beside: bool = False,
 ) -> tuple[Tensor, tuple[KeyValues, ...]]:
     """Run K new tokens of each row, x (B, K, D), through the layers, each on its own cache.
 
@@ -54,12 +55,14 @@ def extend_layers(
         memory_mask: (B, length of the memory) bool.
         rotation: (B, K, d) float32, see `rotary_table`.
         score_bias: (B, H, K, S) float32, see `alibi_biases`.
+        beside: True to leave the caches as they are, of one new token; see `DecoderLayer.extend`.
 
     Returns:
-        The hidden state (B, K, D), and the caches with the new tokens in them.
+        The hidden state (B, K, D), and the caches with the new tokens in them or, beside them, what belongs there.
     """
     if attention_mask is None:
-        attention_mask = cache_mask(position, ops.shape(x)[1], ops.shape(caches[0].key)[2])  # (B, K, S)
+        last = position - 1 if beside else position  # that the first new token sees in the cache
+        attention_mask = cache_mask(last, ops.shape(x)[1], ops.shape(caches[0].key)[2])  # (B, K, S)
     kept = []
     for index, layer in enumerate(decoder_layers):
         x, cache = layer.extend(
@@ -71,6 +74,7 @@ def extend_layers(
             memory_mask=memory_mask,
             rotation=rotation,
             score_bias=score_bias,
+            beside=beside,
         )
         kept.append(cache)
     return x, tuple(kept)

@@ -27,10 +27,10 @@ class DecoderOutputs(NamedTuple):
 
 
 class Extended(NamedTuple):
-    """What new tokens give: their output, and the cache with them in it."""
+    """What new tokens give: their output, and the cache with them in it or, beside a cache, what belongs there."""
 
     hidden: Tensor  # (B, K, D)
-    cache: KeyValues
+    cache: KeyValues  # (B, G, S, d), or (B, G, 1, d) of the one token
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -135,7 +135,7 @@ class DecoderLayer(keras.layers.Layer):
             query, known, attention_mask=attention_mask, score_bias=score_bias, training=training
         )
         remembered = None if memory is None else self.remember(ops.cast(memory, self.compute_dtype))
-        hidden, crossed = self._rest(x, attended, remembered, memory_mask, training)
+        hidden, crossed = self._rest(x, attended.context, remembered, memory_mask, training)
         cross_weights = () if crossed is None else crossed.attention
         return DecoderOutputs(hidden, attended.attention, *attended[2:], cross_weights)
 
@@ -159,6 +159,7 @@ class DecoderLayer(keras.layers.Layer):
         memory_mask: Tensor | None = None,
         rotation: Tensor | None = None,
         score_bias: Tensor | None = None,
+        beside: bool = False,
     ) -> Extended:
         """Run on K new tokens of each row, whose keys and values go into the cache; no dropout.
 
@@ -171,17 +172,25 @@ class DecoderLayer(keras.layers.Layer):
             memory_mask: (B, its length) bool.
             rotation: (B, K, d) float32.
             score_bias: (B, H, K, S) float32.
+            beside: True to leave the cache as it is, of one new token (K = 1), which `attention_mask` then leaves
+                out: its key and value are given back, for a caller that puts them into their place itself.
 
         Raises:
-            ValueError: if a memory is missing, or given to a layer that has no use for it.
+            ValueError: if a memory is missing, or given to a layer that has no use for it; if more than one token is
+                to be run beside a cache.
         """
         self._check_memory(memory)
         x = ops.cast(x, self.compute_dtype)
         query, new = self._projected(x, rotation)
-        cache = write(cache, new, position)
-        attended = self.attention.attend(query, cache, attention_mask=attention_mask, score_bias=score_bias)
-        hidden, _ = self._rest(x, attended, memory, memory_mask, training=False)
-        return Extended(hidden, cache)
+        masks = {"attention_mask": attention_mask, "score_bias": score_bias}
+        if beside:
+            _check_alone(x)
+            context, kept = self.attention.attend_beside(query, cache, new, **masks), new
+        else:
+            kept = write(cache, new, position)
+            context = self.attention.attend(query, kept, **masks).context
+        hidden, _ = self._rest(x, context, memory, memory_mask, training=False)
+        return Extended(hidden, kept)
 
     def _projected(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, KeyValues]:
         normed = self._before(self.attention_norm, x)
@@ -191,10 +200,10 @@ class DecoderLayer(keras.layers.Layer):
         return rotate(query, rotation), known._replace(key=rotate(known.key, rotation))
 
     def _rest(
-        self, x: Tensor, attended: Attended, memory: KeyValues | None, memory_mask: Tensor | None, training: bool
+        self, x: Tensor, context: Tensor, memory: KeyValues | None, memory_mask: Tensor | None, training: bool
     ) -> tuple[Tensor, Attended | None]:
         """What follows the self-attention -> the layer's output, and what the cross-attention gave."""
-        x = self._after(self.attention_norm, x, attended.context, training)
+        x = self._after(self.attention_norm, x, context, training)
         crossed = None
         if memory is not None:
             query = self.cross_attention.project_query(self._before(self.cross_norm, x))
@@ -233,3 +242,11 @@ class DecoderLayer(keras.layers.Layer):
             "cross_attention": self.cross_attention is not None,
         }
         return {**super().get_config(), **own}
+
+
+def _check_alone(x: Tensor) -> None:
+    if x.shape[1] != 1:
+        raise ValueError(
+            f"{x.shape[1]} new tokens a row beside a cache: they would not see each other there. "
+            "Pass one, (B, 1, D), or use beside=False."
+        )

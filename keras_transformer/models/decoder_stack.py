@@ -89,18 +89,7 @@ class DecoderStack:
 
     def extend(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Read K more tokens of each row, (B, K) -> logits (B, K, V) after each of them, and the state with them."""
-        room = ops.shape(state.caches[0].key)[2]
-        placed = self._placed(token_ids, start=state.position, room=room)
-        hidden, caches = extend_layers(
-            self.layers,
-            placed.x,
-            state.caches,
-            state.position,
-            memory=state.memory,
-            memory_mask=state.memory_mask if state.memory else None,
-            rotation=placed.rotation,
-            score_bias=placed.score_bias,
-        )
+        hidden, caches = self._extended(token_ids, state)
         position = state.position + ops.shape(token_ids)[1]
         return self.logits(hidden), state._replace(position=position, caches=caches)
 
@@ -108,6 +97,14 @@ class DecoderStack:
         """Read one more token of each row, (B,) -> logits (B, V) of the next, and the state with it."""
         logits, state = self.extend(ops.expand_dims(token_ids, 1), state)
         return ops.squeeze(logits, 1), state
+
+    def step_beside(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, tuple[KeyValues, ...]]:
+        """As `step`, but the state stays as it is: what belongs to place `position` of the caches is given back.
+
+        (B,) -> logits (B, V) of the next token, and a key and a value (B, G, 1, d) for each layer.
+        """
+        hidden, own = self._extended(ops.expand_dims(token_ids, 1), state, beside=True)
+        return ops.squeeze(self.logits(hidden), 1), own
 
     def branch(self, state: DecoderState, width: int, more: int) -> Branches:
         """Let each text go on in `width` ways, with room for `more` tokens of each; see `models.branches`.
@@ -175,6 +172,23 @@ class DecoderStack:
                 f"room={room} is more than the max_length={longest} positions that the model has learned. "
                 f"Use room={longest} or less, or build the model with max_length={room}."
             )
+
+    def _extended(
+        self, token_ids: Tensor, state: DecoderState, beside: bool = False
+    ) -> tuple[Tensor, tuple[KeyValues, ...]]:
+        room = ops.shape(state.caches[0].key)[2]
+        placed = self._placed(token_ids, start=state.position, room=room)
+        return extend_layers(
+            self.layers,
+            placed.x,
+            state.caches,
+            state.position,
+            memory=state.memory,
+            memory_mask=state.memory_mask if state.memory else None,
+            rotation=placed.rotation,
+            score_bias=placed.score_bias,
+            beside=beside,
+        )
 
     def _placed(self, token_ids: Tensor, start: int | Tensor, room: int | Tensor | None = None) -> Placed:
         x = self.tokens(token_ids)

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_transformer.layers import KeyValues
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models.branches import Branches
 from keras_transformer.models.decoder_stack import DecoderStack
@@ -23,6 +24,14 @@ class Generating(keras.Model):
     def step(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Read one more token of each row, (B,) -> logits (B, V) of the next, and the state with it."""
         return self.stack.step(token_ids, state)
+
+    def step_beside(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, tuple[KeyValues, ...]]:
+        """As `step`, for a caller that owns the caches' memory and writes into it.
+
+        (B,) -> logits (B, V) of the next token, and a key and a value (B, G, 1, d) for each layer, which belong to
+        place `position` of its cache. Nothing is copied, where `step` gives new caches.
+        """
+        return self.stack.step_beside(token_ids, state)
 
     def branch(self, state: DecoderState, width: int, more: int) -> Branches:
         """Let each text go on in `width` ways, with room for `more` tokens of each; see `models.branches`.

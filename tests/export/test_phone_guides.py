@@ -146,13 +146,13 @@ def test_a_classifier_has_one_signature_with_one_input_and_one_output(classifier
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_the_state_that_a_prompt_gives_is_what_a_step_takes(kind, writers):
-    """The loops in the guides hand on by name whatever isn't `token_ids` or `logits`."""
+    """The loops in the guides hand on by name, and put what is `new_` into its place."""
     prompt, step = (writers[kind].signatures[name] for name in ("prompt", "step"))
     state = set(prompt["outputs"]) - {"logits"}
     assert set(prompt["inputs"]) == {"token_ids"}
     assert set(step["inputs"]) == {"token_ids", *state}
-    assert "logits" in step["outputs"]
-    assert set(step["outputs"]) - {"logits"} <= state
+    added = {name for name in state if name.startswith(("key_", "value_"))}
+    assert set(step["outputs"]) == {"logits", "position", *(f"new_{name}" for name in added)}
 
 
 def test_the_table_of_signatures_is_that_of_the_files(classifier, writers):

@@ -13,7 +13,8 @@ from writing_models import MOST, ROOM, TEXTS, made
 
 from keras_transformer import generation
 from keras_transformer.checks import UserError
-from keras_transformer.export import ParityError, attachments, lite_converter, tflite_writer
+from keras_transformer.export import ParityError, attachments, lite_converter, lite_steps, tflite_writer
+from keras_transformer.export.lite_operators import signature_operators
 from keras_transformer.export.lite_steps import LiteSteps
 from keras_transformer.export.writing import prepare_writing, whole_logits
 from keras_transformer.files import ModelFileError, size_on_disk
@@ -52,14 +53,17 @@ def keras_writer(task, in_keras):
 
 
 def written_by_the_interpreter(path, read, end_id, most):
-    """Greedy ids by the interpreter itself: what comes out of `prompt` and `step` goes in again."""
+    """Greedy ids by the interpreter itself: what `step` adds goes into its place, all else under its name."""
     interpreter = Interpreter(model_path=str(path))
     prompt, step = interpreter.get_signature_runner("prompt"), interpreter.get_signature_runner("step")
     state = prompt(token_ids=np.array([read], np.int32))
     found = [int(np.argmax(state.pop("logits")))]
     while len(found) < most and found[-1] != end_id:
-        state |= step(token_ids=np.array(found[-1:], np.int32), **state)
-        found.append(int(np.argmax(state.pop("logits"))))
+        place, given = int(state["position"][0]), step(token_ids=np.array(found[-1:], np.int32), **state)
+        found.append(int(np.argmax(given.pop("logits"))))
+        state["position"] = given.pop("position")
+        for name, added in given.items():
+            state[name.removeprefix("new_")][:, :, place] = added[:, :, 0]
     return found
 
 
@@ -107,7 +111,52 @@ def test_a_state_may_go_on_in_two_ways(task, lite_writer):
     again = steps.step(260, begun.state)
     np.testing.assert_array_equal(one.logits, again.logits)
     assert np.abs(one.logits - other.logits).max() > 0.01
-    assert begun.state["position"] == one.state["position"] - 1
+    assert begun.state.position == one.state.position - 1
+
+
+def test_two_texts_in_turns_are_as_each_by_itself(task, lite_writer):
+    """Only one of them has its keys and values in the interpreter's memory."""
+    steps, prompts, added = (
+        LiteSteps(lite_writer(task).path),
+        ([5, 9, 2], [7, 261, 8, 30]),
+        ([260, 12, 40], [9, 9, 270]),
+    )
+    alone = [steps.choices(prompt, [*written, 5]) for prompt, written in zip(prompts, added, strict=True)]
+    begun = [steps.begin(prompt) for prompt in prompts]
+    for place in range(3):
+        begun = [steps.step(one[place], each.state) for one, each in zip(added, begun, strict=True)]
+        for each, logits in zip(begun, alone, strict=True):
+            np.testing.assert_array_equal(each.logits, logits[place + 1])
+
+
+def test_a_text_that_goes_on_stays_in_the_memory_of_the_interpreter(task, lite_writer):
+    steps = LiteSteps(lite_writer(task).path)
+    begun, given = steps.begin([5, 9, 2]), []
+    set_tensor = steps._interpreter.set_tensor
+    steps._interpreter.set_tensor = lambda index, value: (given.append(value.size), set_tensor(index, value))
+    for token_id in (260, 12, 40):
+        given.clear()
+        begun = steps.step(token_id, begun.state)
+    assert given == [1, 1]  # the token and its position
+    for name, array in begun.state.caches.arrays.items():
+        known = begun.state.position
+        held = steps._interpreter.get_tensor(steps._inputs[name])
+        np.testing.assert_array_equal(held[:, :, :known], array[:, :, :known])
+        assert np.abs(array[:, :, known - 1]).max() > 0
+
+
+def test_a_text_without_room_for_one_more_token_is_refused(lite_writer):
+    steps = LiteSteps(lite_writer("language-model").path)
+    begun = steps.begin([5] * (ROOM - 1))
+    full = steps.step(9, begun.state).state
+    with pytest.raises(ValueError, match=r"a text of 23 tokens has no room for one more: .* larger max_length"):
+        steps.step(9, full)
+
+
+def test_a_file_of_an_older_version_is_refused(lite_writer, monkeypatch):
+    monkeypatch.setattr(lite_steps, "NEW", "added_")
+    with pytest.raises(ModelFileError, match=r"signature 'step' is that of an older version\)\. Write it again with"):
+        LiteSteps(lite_writer("translate").path)
 
 
 def test_a_language_model_foresees_texts_as_keras_does(lite_writer, in_keras):
@@ -149,8 +198,10 @@ def test_integer_forms_agree_as_far_as_the_report_says(task, lite_writer, writin
 def test_there_are_only_built_in_operators(task, lite_writer, quantize):
     report = lite_writer(task, quantize)
     assert report.operators == sorted(set(report.operators))
-    assert {"FULLY_CONNECTED", "GATHER", "SCATTER_ND", "SOFTMAX"} <= set(report.operators) <= OPERATORS
+    assert {"FULLY_CONNECTED", "GATHER", "SOFTMAX"} <= set(report.operators) <= OPERATORS
     assert report.flex_ops == []
+    step = {one.signature: one.in_file for one in signature_operators(report.path)}["step"]
+    assert "SCATTER_ND" not in step  # nothing in it writes into a cache
 
 
 def test_the_signatures_are_those_of_the_golden_file(task, lite_writer):

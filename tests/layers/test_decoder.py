@@ -8,6 +8,7 @@ from weights import by_name, normal, randomise
 from keras_transformer.layers import (
     Decoder,
     DecoderLayer,
+    KeyValues,
     alibi_biases,
     causal_mask,
     empty_key_values,
@@ -119,6 +120,38 @@ def test_tokens_on_a_cache_give_what_the_whole_sequence_gives(options, positions
     for first in (0, 2):
         hidden, caches = extend(columns(x, known + first, 3), caches, known + first)
         np.testing.assert_allclose(hidden, columns(want, known + first, 3), atol=1e-5, err_msg=f"from {first}")
+
+
+@pytest.mark.parametrize(("options", "positions"), FORMS)
+def test_a_token_beside_a_cache_gives_what_it_gives_on_one(options, positions):
+    """Rows of unlike lengths, the first of which knows nothing; what lies behind them is garbage."""
+    stack = decoder(**options)
+    x, memory, _ = inputs(options, length=1)
+    remembered = {} if memory is None else {"memory": stack.remember(memory), "memory_mask": MEMORY_MASK}
+    known = np.array([0, 4, 9], dtype="int32")
+    parts = [1e4 * normal(3, stack.num_key_value_heads, 11, WIDTH // HEADS, seed=7 + part) for part in range(6)]
+    for part in parts:
+        for row, length in enumerate(known):
+            part[row, :, :length] /= 1e4
+    caches = [KeyValues(*parts[index : index + 2]) for index in (0, 2, 4)]
+    placed = placing(positions, 1, known, num_keys=11)
+    want, written = stack.extend(x, caches, known, **remembered, **placed)
+    got, own = stack.extend(x, caches, known, beside=True, **remembered, **placed)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    for ours, theirs in zip(own, written, strict=True):
+        assert ours.key.shape == ours.value.shape == (3, stack.num_key_value_heads, 1, WIDTH // HEADS)
+        for row, place in enumerate(known):
+            np.testing.assert_allclose(ours.key[row, :, 0], theirs.key[row, :, place], atol=1e-5)
+            np.testing.assert_allclose(ours.value[row, :, 0], theirs.value[row, :, place], atol=1e-5)
+
+
+def test_several_tokens_beside_a_cache_are_refused():
+    stack = decoder()
+    caches = [empty_key_values(3, HEADS, 11, WIDTH // HEADS, "float32")] * 3
+    with pytest.raises(
+        ValueError, match=r"2 new tokens a row beside a cache: .* Pass one, \(B, 1, D\), or use beside=F"
+    ):
+        stack.extend(normal(3, 2, WIDTH), caches, np.zeros(3, "int32"), beside=True)
 
 
 @pytest.mark.parametrize(("options", "positions"), FORMS)

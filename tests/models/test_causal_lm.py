@@ -86,7 +86,13 @@ def test_each_step_on_the_cache_gives_the_logits_of_the_whole_sequence(form):
         logits, graph = step(tf.constant(tokens), graph)
         np.testing.assert_allclose(logits, want[rows, lengths + place], atol=1e-5, err_msg=f"graph {place}")
         if place < 2:
+            logits, own = model.step_beside(tokens, eager)
+            np.testing.assert_allclose(logits, want[rows, lengths + place], atol=1e-5, err_msg=f"beside {place}")
             logits, eager = model.step(tokens, eager)
+            for ours, cache in zip(own, eager.caches, strict=True):
+                for part, known in zip(ours, cache, strict=True):
+                    written = np.asarray(known)[rows, :, lengths + place]
+                    np.testing.assert_allclose(part[:, :, 0], written, atol=1e-5)
             np.testing.assert_allclose(logits, want[rows, lengths + place], atol=1e-5, err_msg=f"step {place}")
     np.testing.assert_array_equal(graph.position, lengths + LONGEST - 3)
 

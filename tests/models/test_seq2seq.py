@@ -68,7 +68,11 @@ def test_each_step_on_the_cache_gives_the_logits_of_the_whole_target(form):
     prompted = model.prompt(SOURCE, room=11, start_id=START)
     np.testing.assert_allclose(prompted.logits, want[:, 0], atol=1e-5)
     step, state = tf.function(model.step), prompted.state
+    beside = tf.function(model.step_beside)
     for place in range(1, 7):
+        logits, own = beside(tf.constant(target[:, place]), state)
+        np.testing.assert_allclose(logits, want[:, place], atol=1e-5, err_msg=f"beside {place}")
+        assert [part.shape[2] for known in own for part in known] == [1, 1] * len(state.caches)
         logits, state = step(tf.constant(target[:, place]), state)
         np.testing.assert_allclose(logits, want[:, place], atol=1e-5, err_msg=f"step {place}")
     back = np.array([1, 4, 2], "int32")  # each row takes back as many tokens as it likes
