@@ -37,6 +37,7 @@ class Bits(NamedTuple):
 
 FORMS = {"int8": Bits(8, 8), "int16": Bits(8, 16), "int4": Bits(4, None)}
 TABLE_BITS = 8
+OLDEST_RUNTIME = b"min_runtime_version"  # an entry of the metadata
 
 
 def in_integers(flatbuffer: bytes, form: str, calibration: Calibration, more: Sequence[str] = ()) -> bytes:
@@ -72,12 +73,16 @@ def in_integers(flatbuffer: bytes, form: str, calibration: Calibration, more: Se
         for signature, inputs in calibration(flatbuffer):  # one by one: the state of a step may have megabytes
             seen.calibrate({signature: [inputs]}, recipe)
         made = Quantizer(float_model, recipe.get_quantization_recipe()).quantize(seen.get_model_qsvs())
-    return _sharing(made.quantized_model)
+    return _tidied(made.quantized_model)
 
 
-def _sharing(flatbuffer: bytes) -> bytes:
-    """The flatbuffer without the copies of weights that the quantiser makes, one for each signature that reads them."""
+def _tidied(flatbuffer: bytes) -> bytes:
+    """The flatbuffer without the copies of weights that the quantiser makes, one for each signature that reads them.
+
+    It also loses what the converter says of the oldest runtime, which is true of the float32 file alone.
+    """
     model = flatbuffer_utils.read_model_from_bytearray(flatbuffer)
+    model.metadata = [entry for entry in model.metadata or [] if entry.name != OLDEST_RUNTIME]
     first: dict[bytes, int] = {}
     kept = [
         place if buffer.data is None else first.setdefault(np.asarray(buffer.data).tobytes(), place)
@@ -85,7 +90,7 @@ def _sharing(flatbuffer: bytes) -> bytes:
     ]
     for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
         tensor.buffer = kept[tensor.buffer]
-    for entry in model.metadata or []:
+    for entry in model.metadata:
         entry.buffer = kept[entry.buffer]
     for place, owner in enumerate(kept):
         if owner != place:

@@ -63,6 +63,15 @@ def test_the_last_product_reads_float32_and_those_before_it_what_the_form_says(f
     assert (first["dtype"], last["dtype"]) == (ACTIVATIONS[form], np.float32)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_no_file_in_integers_names_the_oldest_runtime_of_the_float_one(float_model, form):
+    def names(content):
+        model = schema.Model.GetRootAs(content, 0)
+        return {model.Metadata(place).Name() for place in range(model.MetadataLength())}
+
+    assert names(float_model) - names(in_integers(float_model, form, seen(-1.0, 1.0))) == {b"min_runtime_version"}
+
+
 def test_the_last_product_is_found_by_what_it_gives(float_model):
     assert len(last_products(float_model)) == 1
 
