@@ -141,7 +141,8 @@ class Pruning(keras.callbacks.Callback):
 
     def _choose(self) -> None:
         due = self.due(int(self.model.optimizer.iterations))
-        if due is not None and due != self.chosen_at:
+        # Forwards only: after another `compile` steps count from 0 again, and the zeros are still to be kept.
+        if due is not None and (self.chosen_at is None or due > self.chosen_at):
             self.held.choose(self.masks_at(due))
             self.chosen_at = due
 
@@ -153,7 +154,8 @@ class MagnitudePruning(Pruning):
     `cubic_sparsity`. One that is zero is among the smallest, so it stays zero. A run that has ended before `end` has
     the sparsity of its last step.
 
-    A run that is killed goes on with Keras' BackupAndRestore too: the zeros say what the masks were.
+    A run that is killed goes on with Keras' BackupAndRestore too: the zeros say what the masks were. To prune on what
+    is pruned already, give its share of zeros as `initial_sparsity`; `KeepZeros` just keeps it.
 
     Args:
         sparsity: share of zeros in the end, in [0, 1).
