@@ -68,6 +68,7 @@ class Shares(keras.layers.Layer):
 def test_a_weight_that_two_layers_share_comes_once():
     inputs = keras.Input((7,))
     first = keras.layers.Dense(7, name="first")
+    first.build((None, 7))
     model = keras.Model(inputs, Shares(first)(first(first(inputs))))
     assert paths(model) == ["first/kernel"]
 

@@ -27,7 +27,7 @@ def network():
 def distiller(seed):
     keras.utils.set_random_seed(seed)
     made = Distiller(network(), network(), [LossTerm("true_labels", 1.0, true_labels)])
-    made.compile(keras.optimizers.Adam(0.03))
+    made.compile(keras.optimizers.Adam(0.03), run_eagerly=True)
     return made
 
 
@@ -95,7 +95,8 @@ def test_zeros_that_are_kept_come_back_after_a_kill(tmp_path):
         for name in ("hidden", "logits"):
             kernel = model.get_layer(name).kernel
             kernel.assign(kernel * (np.arange(np.prod(kernel.shape)) % 3 > 0).reshape(kernel.shape))
-        model.compile(keras.optimizers.Adam(0.03), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(0.03), loss, run_eagerly=True)
         callbacks = [KeepZeros(), StopAt(stop_at)]
         resumable_fit(
             model, batches, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callbacks=callbacks, every_seconds=0.0
@@ -115,7 +116,8 @@ def plain(seed):
     inputs = keras.Input((FEATURES,))
     x = keras.layers.Dense(8, "tanh", name="hidden")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x))
-    model.compile(keras.optimizers.Adam(0.03), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.03), loss, run_eagerly=True)
     return model
 
 
