@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from weights import randomise
 
 from keras_transformer import export
-from keras_transformer.compression import MagnitudePruning, NToMPruning, sparse_tensor_bytes, sparsity_report
+from keras_transformer.compression import MagnitudePruning, sparse_tensor_bytes, sparsity_report
 from keras_transformer.compression.sparsity_choices import zeros_of
 from keras_transformer.export.signatures import BareWeights
 from keras_transformer.models import TextClassifier
@@ -139,13 +139,11 @@ def constants(path):
     return [runner.get_tensor(place) for place in places]
 
 
-@pytest.mark.parametrize("pruning", [MagnitudePruning(0.83, end=2, every=1), NToMPruning(2, 4)], ids=["83%", "2:4"])
-def test_the_declared_zeros_are_in_the_keras_file_and_in_the_tflite_file(pruning, tmp_path, small_tokenizer):
-    model = pruned_classifier(pruning)
+def test_the_declared_zeros_are_in_the_keras_file_and_in_the_tflite_file(tmp_path, small_tokenizer):
+    model = pruned_classifier(MagnitudePruning(0.83, end=2, every=1))
     kernels = kernels_of(model)
-    share = 0.5 if isinstance(pruning, NToMPruning) else 0.83
     for path, kernel in kernels.items():
-        assert np.count_nonzero(kernel == 0) == zeros_of(share, kernel.size), path
+        assert np.count_nonzero(kernel == 0) == zeros_of(0.83, kernel.size), path
     model.save(tmp_path / "model.keras")
     for path, kernel in kernels_of(keras.saving.load_model(tmp_path / "model.keras")).items():
         np.testing.assert_array_equal(kernel, kernels[path])
