@@ -37,19 +37,22 @@ def magnitude_run(kernel, bias, x, y, rates, zeros):
     return kernel, bias
 
 
-def movement_run(kernel, bias, x, y, rates, zeros):
-    """As `magnitude_run`, by scores; also gives the scores, and all masks in their order.
+def movement_run(kernel, bias, x, y, rates, zeros, momentum=0.0):
+    """As `magnitude_run`, by scores and with momentum; also gives the scores, and all masks in their order.
 
     W is the whole kernel: the forward pass sees W * M, W is stepped where M is 1, scores everywhere.
     """
     kernel, bias = kernel.astype("float64"), bias.astype("float64")
     scores, stays, masks = np.zeros(kernel.shape), np.ones(kernel.shape, bool), []
+    of_kernel, of_bias = np.zeros(kernel.shape), np.zeros(bias.shape)  # speeds
     for step in range(len(rates) + 1):
         if step in zeros:
             stays = without_lowest(scores, zeros[step])
             masks.append(stays)
         if step < len(rates):
-            of_kernel, of_bias = gradients(kernel * stays, bias, x, y)
-            scores = scores - rates[step] * of_kernel * kernel
-            kernel, bias = kernel - rates[step] * of_kernel * stays, bias - rates[step] * of_bias
+            slopes = gradients(kernel * stays, bias, x, y)
+            scores = scores - rates[step] * slopes[0] * kernel
+            of_kernel = momentum * of_kernel - rates[step] * slopes[0] * stays
+            of_bias = momentum * of_bias - rates[step] * slopes[1]
+            kernel, bias = kernel + of_kernel * stays, bias + of_bias
     return kernel * stays, bias, scores, masks

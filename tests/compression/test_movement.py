@@ -20,8 +20,8 @@ def rows(seed=5):
     return x, (x @ random.normal(size=(FEATURES, CLASSES))).astype("float32")
 
 
-def sgd():
-    return keras.optimizers.SGD(keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.5, 0.2]))
+def sgd(momentum=0.0):
+    return keras.optimizers.SGD(keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.5, 0.2]), momentum)
 
 
 def linear(optimizer, run_eagerly=True, **options):
@@ -70,6 +70,15 @@ def test_it_is_the_one_by_hand(schedule, options):
     np.testing.assert_allclose(bias, expected[1], atol=5e-6)
     assert np.count_nonzero(kernel == 0) == int(0.6 * 21 + 0.5)
     assert np.abs(expected[2]).max() > 0.1
+
+
+def test_momentum_has_no_gradient_of_a_weight_out_of_sight():
+    """Else a weight that comes back would be thrown about by what it missed."""
+    model, (x, y) = linear(sgd(momentum=0.5)), rows()
+    expected = movement_run(*model.get_weights(), x, y, RATES, counts(0.6, 2, 11, 1), momentum=0.5)
+    assert any((~early & late).any() for early, late in pairwise(expected[3]))
+    fit(model, MovementPruning(0.6, begin=2, end=11))
+    np.testing.assert_allclose(model.get_weights()[0], expected[0], atol=5e-6)
 
 
 def test_by_hand_a_weight_goes_and_comes_back():
