@@ -22,17 +22,34 @@ from keras_transformer.compression.importance import (
 )
 from keras_transformer.compression.inheritance import hindrance, inherit
 from keras_transformer.compression.low_rank import Factors, factorise
+from keras_transformer.compression.movement import MovementPruning
+from keras_transformer.compression.prunable_kernels import prunable_kernels
+from keras_transformer.compression.pruning import KeepZeros, MagnitudePruning, NToMPruning
+from keras_transformer.compression.sparsity_report import (
+    SparsityReport,
+    TensorSparsity,
+    sparse_tensor_bytes,
+    sparsity_report,
+)
+from keras_transformer.compression.sparsity_schedules import cubic_sparsity
 from keras_transformer.compression.units import unit_importance
 from keras_transformer.compression.vocabulary import CutVocabulary, count_pieces, cut_vocabulary
 
 __all__ = [
     "CutVocabulary",
     "Factors",
+    "KeepZeros",
     "LayerActivations",
+    "MagnitudePruning",
+    "MovementPruning",
+    "NToMPruning",
     "Parts",
+    "SparsityReport",
     "Step",
+    "TensorSparsity",
     "channel_importance",
     "count_pieces",
+    "cubic_sparsity",
     "cut",
     "cut_vocabulary",
     "factorise",
@@ -49,6 +66,9 @@ __all__ = [
     "keep_units",
     "layer_activations",
     "most_important",
+    "prunable_kernels",
+    "sparse_tensor_bytes",
+    "sparsity_report",
     "unit_importance",
     "unit_slopes",
 ]
