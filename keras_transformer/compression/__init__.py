@@ -22,19 +22,23 @@ from keras_transformer.compression.importance import (
 )
 from keras_transformer.compression.inheritance import hindrance, inherit
 from keras_transformer.compression.low_rank import Factors, factorise
+from keras_transformer.compression.quantization import DenseRanges, Range, dense_ranges, plain, quantization_aware
 from keras_transformer.compression.units import unit_importance
 from keras_transformer.compression.vocabulary import CutVocabulary, count_pieces, cut_vocabulary
 
 __all__ = [
     "CutVocabulary",
+    "DenseRanges",
     "Factors",
     "LayerActivations",
     "Parts",
+    "Range",
     "Step",
     "channel_importance",
     "count_pieces",
     "cut",
     "cut_vocabulary",
+    "dense_ranges",
     "factorise",
     "factorise_tokens",
     "head_importance",
@@ -49,6 +53,8 @@ __all__ = [
     "keep_units",
     "layer_activations",
     "most_important",
+    "plain",
+    "quantization_aware",
     "unit_importance",
     "unit_slopes",
 ]
