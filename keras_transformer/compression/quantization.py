@@ -144,7 +144,7 @@ def _is_built_by_config(model: keras.Model) -> bool:
     return hasattr(model, "_arguments")
 
 
-def _clone(model: keras.Model, policy: keras.DTypePolicy) -> keras.Model:
+def _clone(model: keras.Model, policy: keras.DTypePolicy, inside: bool = False) -> keras.Model:
     if getattr(model, "inputs", None) is None:
         raise ValueError(
             f"model {model.name!r} ({type(model).__name__}) has no graph in which dense layers could be exchanged: it "
@@ -153,11 +153,11 @@ def _clone(model: keras.Model, policy: keras.DTypePolicy) -> keras.Model:
 
     def exchanged(layer: keras.Operation) -> keras.Operation:
         if isinstance(layer, keras.Model):
-            return _clone(layer, policy)
+            return _clone(layer, policy, inside=True)
         if not isinstance(layer, keras.layers.Layer):
             return layer  # an operation of the graph has no weights and no policy
         is_dense = type(layer) is keras.layers.Dense
-        is_last = (is_dense or isinstance(layer, Dense)) and any(layer.output is one for one in model.outputs)
+        is_last = not inside and any(layer.output is one for one in model.outputs)
         config = {**layer.get_config(), "dtype": policy_of_outputs(policy) if is_last else policy}
         return (Dense if is_dense else type(layer)).from_config(config)
 

@@ -53,8 +53,9 @@ def fake_quantize(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     low, high = ops.stop_gradient(ops.minimum(low, 0.0)), ops.stop_gradient(ops.maximum(high, 0.0))
     scale = ops.maximum(high - low, SMALLEST_WIDTH) / STEPS
     zero = ops.round(LOWEST_STEP - low / scale)
-    inside = ops.clip(x, (LOWEST_STEP - zero) * scale, (LOWEST_STEP + STEPS - zero) * scale)
-    return _straight_through(inside, ops.round(inside / scale) * scale)
+    steps = ops.clip(ops.round(x / scale), LOWEST_STEP - zero, LOWEST_STEP + STEPS - zero)
+    # Zero's step moves both ends by up to half a step: the largest number must not lose its gradient by that.
+    return _straight_through(ops.clip(x, low, high), steps * scale)
 
 
 def fake_quantize_rows(x: Tensor) -> Tensor:
