@@ -38,11 +38,11 @@ def trained(review_model, review_tokenizer, draw_reviews):
 
     def model(form):
         if form not in models:
-            learning = compression.quantization_aware(review_model, form, momentum=0.9)
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            learning.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=False)
-            learning.fit(ids, np.array(kinds), batch_size=53, epochs=2, verbose=0)
-            models[form] = learning
+            models[form] = learning = compression.quantization_aware(review_model, form, momentum=0.9)
+            if form == "int8":  # the other one has no ranges to learn
+                loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+                learning.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=False)
+                learning.fit(ids, np.array(kinds), batch_size=53, epochs=1, verbose=0)
         return models[form]
 
     return model
@@ -159,20 +159,14 @@ def test_another_form_than_the_one_trained_for_is_refused(trained, parts, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_the_model_without_its_rounding_goes_into_any_form(trained, parts, tmp_path):
-    report = tflite(compression.plain(trained("int8")), tmp_path / "plain.tflite", quantize="none", **parts)
-    assert report.max_abs_logit_error < 1e-4
-
-
-@pytest.mark.parametrize("task", ["translate", "language-model"])
-def test_a_model_that_writes_is_exported_with_its_ranges(writing_model, writing_parts, tmp_path, task):
-    learning = compression.quantization_aware(writing_model(task))
+def test_a_model_that_writes_is_exported_with_its_ranges(writing_model, writing_parts, tmp_path):
+    learning = compression.quantization_aware(writing_model("translate"))
     random = np.random.default_rng(2)
     names = [tensor.name for tensor in learning.inputs]
     ids = {name: tf.constant(random.integers(1, 20, size=(13, 7)), tf.int32) for name in names}
-    learning(ids if len(ids) > 1 else ids[names[0]], training=True)
+    learning(ids, training=True)
     path = tmp_path / "writer.tflite"
-    report = tflite_writer(learning, path, quantize="int8", min_agreement=0.5, **writing_parts(task))
+    report = tflite_writer(learning, path, quantize="int8", min_agreement=0.5, **writing_parts("translate"))
     assert report.top1_agreement > 0.5
     learned = [width(ranges.input) / 255 for ranges in compression.dense_ranges(learning).values()]
     found = [scale for scale, _ in quantised_inputs(path.read_bytes())]
