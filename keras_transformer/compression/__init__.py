@@ -25,6 +25,7 @@ from keras_transformer.compression.low_rank import Factors, factorise
 from keras_transformer.compression.movement import MovementPruning
 from keras_transformer.compression.prunable_kernels import prunable_kernels
 from keras_transformer.compression.pruning import KeepZeros, MagnitudePruning, NToMPruning
+from keras_transformer.compression.quantization import DenseRanges, Range, dense_ranges, plain, quantization_aware
 from keras_transformer.compression.sparsity_report import (
     SparsityReport,
     TensorSparsity,
@@ -37,6 +38,7 @@ from keras_transformer.compression.vocabulary import CutVocabulary, count_pieces
 
 __all__ = [
     "CutVocabulary",
+    "DenseRanges",
     "Factors",
     "KeepZeros",
     "LayerActivations",
@@ -44,6 +46,7 @@ __all__ = [
     "MovementPruning",
     "NToMPruning",
     "Parts",
+    "Range",
     "SparsityReport",
     "Step",
     "TensorSparsity",
@@ -52,6 +55,7 @@ __all__ = [
     "cubic_sparsity",
     "cut",
     "cut_vocabulary",
+    "dense_ranges",
     "factorise",
     "factorise_tokens",
     "head_importance",
@@ -66,7 +70,9 @@ __all__ = [
     "keep_units",
     "layer_activations",
     "most_important",
+    "plain",
     "prunable_kernels",
+    "quantization_aware",
     "sparse_tensor_bytes",
     "sparsity_report",
     "unit_importance",

@@ -20,11 +20,12 @@ from ai_edge_quantizer.quantizer import Quantizer
 from ai_edge_quantizer.recipe_manager import RecipeManager
 from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
+from keras_transformer.export.learned_ranges import DENSE, LearnedRange, learned_tensors
+
 Calibration = Callable[[bytes], Iterator[tuple[str, dict[str, np.ndarray]]]]
 """Takes the float32 flatbuffer and gives pairs of a signature's name and inputs of it by name."""
 
 THREADS = 2
-DENSE = schema.BuiltinOperator.FULLY_CONNECTED
 SHAPING = (schema.BuiltinOperator.RESHAPE, schema.BuiltinOperator.SQUEEZE, schema.BuiltinOperator.EXPAND_DIMS)
 
 
@@ -38,9 +39,16 @@ class Bits(NamedTuple):
 FORMS = {"int8": Bits(8, 8), "int16": Bits(8, 16), "int4": Bits(4, None)}
 TABLE_BITS = 8
 OLDEST_RUNTIME = b"min_runtime_version"  # an entry of the metadata
+ENDS = ("min", "max")  # the quantiser's names
 
 
-def in_integers(flatbuffer: bytes, form: str, calibration: Calibration, more: Sequence[str] = ()) -> bytes:
+def in_integers(
+    flatbuffer: bytes,
+    form: str,
+    calibration: Calibration,
+    more: Sequence[str] = (),
+    learned: Sequence[LearnedRange] = (),
+) -> bytes:
     """Return the flatbuffer with its dense products and tables in one of the `FORMS`.
 
     Weights are symmetric, a scale an output channel; a table has one scale, and its rows leave it as float32. The last
@@ -52,6 +60,10 @@ def in_integers(flatbuffer: bytes, form: str, calibration: Calibration, more: Se
         form: a key of `FORMS`.
         calibration: inputs like those to come, from which the ranges are taken.
         more: names of operators that become integers too, "BATCH_MATMUL" and so on; `export` takes none.
+        learned: ranges that a model was trained with; they go before what the calibration finds.
+
+    Raises:
+        ValueError: if a product whose ranges were learned isn't in the flatbuffer.
     """
     bits = FORMS[form]
     recipe = RecipeManager()
@@ -72,7 +84,11 @@ def in_integers(flatbuffer: bytes, form: str, calibration: Calibration, more: Se
         seen = Calibrator(float_model, num_threads=THREADS, qsv_update_func=min_max_update)
         for signature, inputs in calibration(flatbuffer):  # one by one: the state of a step may have megabytes
             seen.calibrate({signature: [inputs]}, recipe)
-        made = Quantizer(float_model, recipe.get_quantization_recipe()).quantize(seen.get_model_qsvs())
+        ranges = seen.get_model_qsvs()
+        for name, ends in learned_tensors(flatbuffer, learned).items():
+            if name in ranges:  # not what the last product reads and gives: they stay float32
+                ranges[name] |= {end: np.full_like(ranges[name][end], at) for end, at in zip(ENDS, ends, strict=True)}
+        made = Quantizer(float_model, recipe.get_quantization_recipe()).quantize(ranges)
     return _tidied(made.quantized_model)
 
 

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers.activations import activation_name, activation_named
+from keras_transformer.layers.dense import Dense
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.layers.per_token import as_matrix, leading_lengths
 
@@ -36,9 +37,9 @@ class FeedForward(keras.layers.Layer):
         fraction("dropout", dropout)
         self.model_dim, self.inner_dim, self.dropout = model_dim, inner_dim, dropout
         self.activation = activation_named(activation)
-        self.inner = keras.layers.Dense(inner_dim, activation=self.activation, name="inner", dtype=self.dtype_policy)
+        self.inner = Dense(inner_dim, activation=self.activation, name="inner", dtype=self.dtype_policy)
         self.inner_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
-        self.outer = keras.layers.Dense(model_dim, name="outer", dtype=self.dtype_policy)
+        self.outer = Dense(model_dim, name="outer", dtype=self.dtype_policy)
 
     def build(self, input_shape: tuple) -> None:
         """Make both products."""

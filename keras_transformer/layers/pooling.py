@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_transformer.layers.dense import Dense
 from keras_transformer.layers.masks import Tensor, require_boolean
 
 
@@ -36,7 +37,7 @@ class FirstTokenPooling(keras.layers.Layer):
 
     def build(self, input_shape: tuple) -> None:
         """Make the product, as wide as its input."""
-        self.dense = keras.layers.Dense(input_shape[-1], activation="tanh", name="dense", dtype=self.dtype_policy)
+        self.dense = Dense(input_shape[-1], activation="tanh", name="dense", dtype=self.dtype_policy)
         self.dense.build((input_shape[0], input_shape[-1]))
 
     def call(self, hidden: Tensor) -> Tensor:

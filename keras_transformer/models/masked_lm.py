@@ -6,6 +6,7 @@ from typing import Any, Self
 import keras
 
 from keras_transformer.layers import TokenBias
+from keras_transformer.layers.dense import Dense
 from keras_transformer.layers.encoder import layer_norm
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models.configuration import argument, config_of, model_of
@@ -74,7 +75,7 @@ class MaskedLM(keras.Model):
             "head_dim": head_dim,
         }
         text = encoded_text(**arguments, kept_pieces=None, policy=policy)
-        x = keras.layers.Dense(model_dim, activation="gelu", name="transform", dtype=policy)(text.hidden)
+        x = Dense(model_dim, activation="gelu", name="transform", dtype=policy)(text.hidden)
         x = layer_norm("transform_norm", EPSILON, policy)(x)
         # Logits are float32 whatever the policy: losses and softmax start from them.
         logits = TokenBias(name="logits", dtype="float32")(text.tokens(x, as_logits=True))

@@ -7,6 +7,8 @@ import keras
 
 from keras_transformer.checks import one_of, positive_integer
 from keras_transformer.layers import FirstTokenPooling, MeanPooling
+from keras_transformer.layers.dense import Dense
+from keras_transformer.layers.integer_policy import policy_of_outputs
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models.configuration import argument, config_of, model_of
 from keras_transformer.models.encoded_text import encoded_text
@@ -81,8 +83,7 @@ class TextClassifier(keras.Model):
         text = encoded_text(**trunk, policy=policy)
         pooled = _pool(pooling, text.hidden, text.real, policy)
         dropped = keras.layers.Dropout(dropout, name="pooled_dropout", dtype=policy)(pooled)
-        # Logits are float32 whatever the policy: losses and softmax start from them.
-        logits = keras.layers.Dense(num_classes, name="logits", dtype="float32")(dropped)
+        logits = Dense(num_classes, name="logits", dtype=policy_of_outputs(policy))(dropped)
 
         super().__init__(text.token_ids, logits, name=name)
         self.dtype_policy = policy  # `compile` scales the loss when it says mixed_float16
