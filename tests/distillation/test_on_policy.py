@@ -269,6 +269,7 @@ def test_a_student_in_mixed_precision_keeps_float32_weights_and_losses():
     assert {weight.dtype for weight in student.trainable_weights} == {"float32"}
 
 
+@pytest.mark.slow
 def test_a_student_comes_near_its_teacher_on_what_it_writes_itself():
     divergence = jensen_shannon(0.5)
     teacher = model(CausalLM, 8, seed=4, scale=0.6)

@@ -152,12 +152,20 @@ def test_what_is_drawn_depends_on_the_seed_and_the_place_alone(writer, request):
     assert len({text.removeprefix(TEXTS[3]) for text in model.write([TEXTS[3]] * 5, drawn)}) > 1
 
 
+BEAM, COLD = {"beam": 3}, {"temperature": 1e-6, "seed": 5}
+
+
 @pytest.mark.parametrize(
-    "decoding",
-    [{}, {"beam": 3}, {"temperature": 1e-6, "seed": 5}],
-    ids=["greedy", "beam", "drawn without heat"],
+    ("writer", "decoding"),
+    [
+        ("translator", {}),
+        ("translator", BEAM),
+        pytest.param("translator", COLD, marks=pytest.mark.slow),
+        ("continuer", {}),
+        pytest.param("continuer", BEAM, marks=pytest.mark.slow),
+        ("continuer", COLD),
+    ],
 )
-@pytest.mark.parametrize("writer", ["translator", "continuer"])
 def test_compiled_writing_gives_the_same_words(writer, decoding, request):
     model = request.getfixturevalue(writer)
     compiled = type(model)(model.model, model.tokenizer, LENGTH, jit_compile=True)
