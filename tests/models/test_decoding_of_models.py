@@ -104,7 +104,9 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def ours(kind):
-    return MODELS[kind](num_layers=2, seed=6)
+    made = MODELS[kind](num_layers=2, seed=6)
+    assert made.limits["end_id"] > 0  # looked for here: in a graph nothing can be
+    return made
 
 
 def test_greedy_tokens_are_those_of_whole_runs_for_each_ragged_row_alone(ours):
