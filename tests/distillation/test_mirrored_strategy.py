@@ -1,8 +1,6 @@
 """Two replicas make the very update of one device: measured with SGD, since Adam would hide a constant factor."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -177,9 +175,9 @@ json.dump({**results, "refused": refused}, open(sys.argv[1], "w"))
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(forked, tmp_path_factory):
     path = tmp_path_factory.mktemp("mirrored") / "results.json"
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True)
+    done = forked.run(PROGRAM, path)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(path.read_text())
 

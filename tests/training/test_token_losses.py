@@ -1,8 +1,6 @@
 """The token loss against a float64 loop, and its weight of each token: padding, splits, replicas, accumulation."""
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -155,7 +153,7 @@ print(json.dumps(found))
 """
 
 
-def test_on_replicas_it_is_the_mean_over_the_tokens_of_the_whole_batch():
+def test_on_replicas_it_is_the_mean_over_the_tokens_of_the_whole_batch(forked):
     """One replica has the three rows with one token each, the other those with six; SGD shows any constant factor."""
     ids, labels = ragged_batches()
     table = np.random.default_rng(8).normal(size=(VOCAB, VOCAB)).astype(np.float32)
@@ -167,7 +165,7 @@ def test_on_replicas_it_is_the_mean_over_the_tokens_of_the_whole_batch():
         expected = expected.copy()
         np.subtract.at(expected, ids, 0.5 * slope)
     given = json.dumps([ids.tolist(), labels.tolist(), table.tolist()])
-    done = subprocess.run([sys.executable, "-c", REPLICAS], input=given, capture_output=True, text=True, check=False)
+    done = forked.run(REPLICAS, given=given)
     assert done.returncode == 0, done.stderr
     for weights in json.loads(done.stdout.splitlines()[-1]):
         np.testing.assert_allclose(weights, expected, atol=1e-5)
