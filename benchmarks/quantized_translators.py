@@ -102,7 +102,7 @@ def forms(bench: Bench, name: str, formats: tuple[str, ...]) -> list[Row]:
                     quantize=quantize,
                 )
             except (UserError, ValueError) as error:
-                rows.append(Row(TITLES[quantize], 0.0, 0.0, [], 0.0, refused=str(error)))
+                rows.append(Row(TITLES[quantize], 0.0, 0.0, [], 0.0, refused=str(error).removeprefix(f"{path}: ")))
                 continue
             row = translated(TITLES[quantize], generation.load(path), bench.test)
             rows.append(row._replace(bytes=report.bytes, agreement=report.top1_agreement))
