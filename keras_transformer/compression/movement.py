@@ -11,15 +11,14 @@ from keras import ops
 from keras_transformer.checks import positive_integer
 from keras_transformer.compression.held_masks import HeldMasks
 from keras_transformer.compression.prunable_kernels import Which
-from keras_transformer.compression.pruning import Pruning, last_due, late_start
-from keras_transformer.compression.sparsity_choices import largest_of_all, largest_of_each
+from keras_transformer.compression.pruning import ScheduledPruning
 from keras_transformer.compression.sparsity_schedules import cubic_sparsity
 from keras_transformer.layers.masks import Tensor
 
 UpdateStep = Callable[[Tensor, Any, Tensor], None]
 
 
-class MovementPruning(Pruning):
+class MovementPruning(ScheduledPruning):
     """The weights that training moves towards zero become zero (Sanh et al. 2020, section 4).
 
     Each step adds -rate * dL/dW' * W to the score of a weight, with W' = W * mask, which the model computes with: their
@@ -61,12 +60,10 @@ class MovementPruning(Pruning):
         which: Which = None,
         name: str = "sparsity",
     ) -> None:
-        super().__init__(which, name)
-        positive_integer("every", every)
-        self.schedule = cubic_sparsity(sparsity, begin, end)
+        schedule = cubic_sparsity(sparsity, begin, end)
         positive_integer("end", end)  # before the first step all scores are the same
-        self.begin, self.end, self.every = begin, end, every
-        self.ranked = largest_of_all if across_tensors else largest_of_each
+        shared: dict[str, Any] = {"across_tensors": across_tensors, "which": which, "name": name}
+        super().__init__(schedule, begin=begin, end=end, every=every, **shared)
         self._scores: list[keras.Variable] = []
         self._hidden: list[keras.Variable] = []
 
@@ -83,10 +80,6 @@ class MovementPruning(Pruning):
         )
         return super().make_masks(kernels)
 
-    def due(self, step: int) -> int | None:
-        """The last of begin, begin + every, ..., end."""
-        return last_due(step, self.begin, self.end, self.every)
-
     def masks_at(self, due: int) -> list[np.ndarray]:
         """Keep those of the highest score, and bring those that come back into sight."""
         for weight, mask, hidden in zip(self.held.weights, self.held.masks, self._hidden, strict=True):
@@ -97,7 +90,7 @@ class MovementPruning(Pruning):
     def check_start(self, step: int) -> None:
         """Refuse to prune by scores that were never taken."""
         if step > self.begin and not any(score.numpy().any() for score in self._scores):
-            raise late_start(step, self.begin, self.end)
+            raise self.late_start(step)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Hold the masks, and take the scores inside the compiled step."""

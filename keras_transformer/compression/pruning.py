@@ -16,6 +16,7 @@ from keras_transformer.compression.held_masks import HeldMasks
 from keras_transformer.compression.prunable_kernels import Which, input_axes, prunable_kernels, pruned_model
 from keras_transformer.compression.sparsity_choices import largest_of_all, largest_of_each, largest_of_groups
 from keras_transformer.compression.sparsity_schedules import cubic_sparsity
+from keras_transformer.distillation.schedules import Schedule
 
 
 class Pruning(keras.callbacks.Callback):
@@ -147,7 +148,55 @@ class Pruning(keras.callbacks.Callback):
             self.chosen_at = due
 
 
-class MagnitudePruning(Pruning):
+class ScheduledPruning(Pruning):
+    """What the ways that prune more and more share: when, how much, and whether tensors are ranked together.
+
+    Args:
+        schedule: the share of zeros at a step.
+        begin: the first step that prunes.
+        end: the step that prunes last.
+        every: steps from one pruning to the next.
+        across_tensors: True to rank all tensors together.
+        which: see `prunable_kernels`.
+        name: the key in the logs.
+
+    Raises:
+        ValueError: if `every` isn't at least 1.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        begin: int,
+        end: int,
+        every: int,
+        across_tensors: bool,
+        which: Which,
+        name: str,
+    ) -> None:
+        super().__init__(which, name)
+        positive_integer("every", every)
+        self.schedule, self.begin, self.end, self.every = schedule, begin, end, every
+        self.ranked = largest_of_all if across_tensors else largest_of_each
+
+    def due(self, step: int) -> int | None:
+        """The last of begin, begin + every, ... and end that isn't after `step`; None before `begin`."""
+        if step < self.begin:
+            return None
+        return self.end if step >= self.end else self.begin + (step - self.begin) // self.every * self.every
+
+    def late_start(self, step: int) -> ValueError:
+        """The error of a schedule whose first steps are over before it could act."""
+        return ValueError(
+            f"the optimizer has made {step} steps and pruning should have begun at begin={self.begin}, but nothing is "
+            f"known of it. Compile again, so that steps count from 0, or use begin={step}, "
+            f"end={step + self.end - self.begin}. "
+            "A run that was killed goes on with training.checkpoints.resumable_fit."
+        )
+
+
+class MagnitudePruning(ScheduledPruning):
     """The smallest weights become zero, more and more of them (Zhu and Gupta 2017).
 
     At steps begin, begin + every, ... and end, the zeros_of(s_t, size) weights of smallest size go, with s_t of
@@ -184,15 +233,9 @@ class MagnitudePruning(Pruning):
         which: Which = None,
         name: str = "sparsity",
     ) -> None:
-        super().__init__(which, name)
-        positive_integer("every", every)
-        self.schedule = cubic_sparsity(sparsity, begin, end, initial_sparsity)
-        self.begin, self.end, self.every = begin, end, every
-        self.ranked = largest_of_all if across_tensors else largest_of_each
-
-    def due(self, step: int) -> int | None:
-        """The last of begin, begin + every, ..., end."""
-        return last_due(step, self.begin, self.end, self.every)
+        schedule = cubic_sparsity(sparsity, begin, end, initial_sparsity)
+        shared: dict[str, Any] = {"across_tensors": across_tensors, "which": which, "name": name}
+        super().__init__(schedule, begin=begin, end=end, every=every, **shared)
 
     def masks_at(self, due: int) -> list[np.ndarray]:
         """Keep the largest."""
@@ -201,7 +244,7 @@ class MagnitudePruning(Pruning):
     def check_start(self, step: int) -> None:
         """Refuse to prune all at once where steps were meant."""
         if step >= self.begin + self.every and self.schedule(step) and all(part.all() for part in self.held.values()):
-            raise late_start(step, self.begin, self.end)
+            raise self.late_start(step)
 
 
 class NToMPruning(Pruning):
@@ -277,19 +320,3 @@ class KeepZeros(Pruning):
                 "on is zero, so there is nothing to keep. Prune the model first, or choose others with which=."
             )
         return masks
-
-
-def last_due(step: int, begin: int, end: int, every: int) -> int | None:
-    """The last of begin, begin + every, ... and end that isn't after `step`; None before `begin`."""
-    if step < begin:
-        return None
-    return end if step >= end else begin + (step - begin) // every * every
-
-
-def late_start(step: int, begin: int, end: int) -> ValueError:
-    """The error of a schedule whose first steps are over before it could act."""
-    return ValueError(
-        f"the optimizer has made {step} steps and pruning should have begun at begin={begin}, but nothing is known of "
-        f"it. Compile again, so that steps count from 0, or use begin={step}, end={step + end - begin}. "
-        "A run that was killed goes on with training.checkpoints.resumable_fit."
-    )
