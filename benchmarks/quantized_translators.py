@@ -1,6 +1,6 @@
 """Do small numbers harm a translator? BLEU of each `.tflite` format on held-out pairs, beside Keras in float32.
 
-Command: python benchmarks/quantized_translators.py        (15 minutes; a quiet machine for the times)
+Command: python benchmarks/quantized_translators.py        (5 minutes; a quiet machine for the times)
          python benchmarks/quantized_translators.py --quick    few texts and formats, writes nothing: does it still run?
 Needs:   sacrebleu (pip install -e ".[eval]"), and the models that `translation.py` keeps in saved_models/translation:
          run it first.
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from parity_matrix import TITLES
 from scheduling import command_prefix
 from translation import BOTH, KEPT, TEACHER, Bench, Sizes
 
@@ -24,20 +25,12 @@ from keras_transformer.checks import UserError
 from keras_transformer.data.catalog import english_german
 from keras_transformer.data.text import Pairs
 from keras_transformer.evaluation import require_sacrebleu
-from keras_transformer.export import tflite_writer
+from keras_transformer.export import QUANTIZATIONS, tflite_writer
 from keras_transformer.generation import Writer
 from keras_transformer.scores import translation_scores
 from keras_transformer.tasks import TRANSLATE
 
 RESULT = Path(__file__).parent / "results" / "quantized_translators.md"
-TITLES = {
-    "none": "TFLite float32",
-    "float16": "TFLite float16",
-    "dynamic": "TFLite int8 weights",
-    "int8": "TFLite static int8",
-    "int16": "TFLite int16 activations",
-    "int4": "TFLite int4 weights",
-}
 QUICK = ("dynamic",)
 EXAMPLES = 64  # training pairs that the export is proved and calibrated with
 SEED = 0
@@ -64,9 +57,9 @@ def main() -> None:
     bench = Bench(SEED, Sizes(test_rows=12 if options.quick else None), KEPT)
     sections = []
     for name in (TEACHER, BOTH):
-        if not bench.file(name).exists():
-            raise SystemExit(f"{bench.file(name)} is missing: run `python benchmarks/translation.py` first.")
-        sections += [f"## {name}", table(forms(bench, name, QUICK if options.quick else tuple(TITLES)))]
+        rows = forms(bench, name, QUICK if options.quick else QUANTIZATIONS)
+        sections += [f"## {name}", table(rows)]
+        sections += [f"{row.title} refused: {row.refused}" for row in rows if row.refused]
     lines = [
         "# Translators in small numbers",
         f"Command: `{command_prefix()}python benchmarks/quantized_translators.py`",
@@ -126,7 +119,7 @@ def table(rows: list[Row]) -> str:
     lines = [head, "|---|" + "---:|" * 8]
     for row in rows:
         if row.refused:
-            lines.append(f"| {row.title} | {row.refused} |" + " |" * 7)
+            lines.append(f"| {row.title} | refused |" + " |" * 7)
             continue
         same = sum(mine == theirs for mine, theirs in zip(row.texts, first.texts, strict=True))
         size = "" if row.bytes is None else f"{row.bytes / 1e6:.2f}"

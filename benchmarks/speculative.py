@@ -60,9 +60,6 @@ def main() -> None:
     options = arguments()
     plan = QUICK if options.quick else FULL
     bench = Bench(SEED, Sizes(), KEPT)
-    for name in (TEACHER, options.draft):
-        if not bench.file(name).exists():
-            raise SystemExit(f"{bench.file(name)} is missing: run `python benchmarks/translation.py` first.")
     teacher, draft = bench.load(TEACHER), bench.load(options.draft)
     ways = [Way(ALONE, alone(bench, teacher), [], [], [])]
     for drafted in plan.drafted:

@@ -212,6 +212,8 @@ class Bench:
 
     def load(self, name: str) -> Seq2Seq:
         """A model that was kept."""
+        if not self.file(name).exists():
+            raise SystemExit(f"{self.file(name)} is missing: run `python benchmarks/translation.py` first.")
         return keras.models.load_model(self.file(name))
 
 

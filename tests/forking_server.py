@@ -12,6 +12,9 @@ import signal
 import sys
 import traceback
 
+MOST_SECONDS = 600
+"""After which a program is ended by SIGALRM: one that hangs fails its test."""
+
 
 def serve() -> None:
     """Answer all requests."""
@@ -38,6 +41,7 @@ def become(code: str, arguments: list[str], folder: str, streams: list[str]) -> 
         os.close(opened)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.alarm(MOST_SECONDS)
     sys.argv, sys.path[0] = ["-c", *arguments], ""
     status = run(code)
     for stream in (sys.stdout, sys.stderr):
