@@ -114,16 +114,16 @@ def test_minutes_cut_the_work_and_the_message_says_so(files, tmp_path, monkeypat
     fitted = []
 
     def stop(model, batches, schedule, **_):
-        fitted.append((len(batches.lengths), schedule.epochs))
+        fitted.append((len(batches.lengths), schedule.epochs, model.output_shape[-1]))
         raise InterruptedError
 
     monkeypatch.setattr(classify, "fit_on_labels", stop)
     settings = {"data": files / "reviews.csv", "out": tmp_path / "short", "size": "tiny", "epochs": 30}
     with pytest.raises(InterruptedError):
         train(TrainSettings(**settings, minutes=1e-5, batch_size=32))
-    ((rows, epochs),) = fitted
+    ((rows, epochs, labels),) = fitted
     assert 0 < rows < 216
-    assert epochs == 1
+    assert (epochs, labels) == (1, 3)  # however few the rows are, each label has its place
     assert f"{rows} of 216 texts, " in (said := capsys.readouterr().err)
     assert " 1 epochs" in said
 

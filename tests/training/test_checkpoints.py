@@ -150,6 +150,7 @@ print(kills)
 @pytest.mark.parametrize(
     ("make", "kills"),
     [
+        ("plain", 2),
         pytest.param("plain", 20, marks=pytest.mark.slow),
         pytest.param("distiller", 20, marks=pytest.mark.slow),
     ],
