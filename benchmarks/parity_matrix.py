@@ -1,25 +1,27 @@
 """Every class of models in every format that it has: what the file loses, what it weighs, how long it takes.
 
-Command: python benchmarks/parity_matrix.py [--classifier DIR] [--translator DIR] [--writer DIR]
+Command: python benchmarks/parity_matrix.py [--classifier DIR] [--masked DIR] [--translator DIR] [--writer DIR]
          python benchmarks/parity_matrix.py --quick      tiny, a minute or two, writes nothing: does it still run?
 Needs:   sacrebleu (pip install -e ".[eval]"); the built-in data, which are fetched once. Run folders that are not given
-         are trained: --minutes for each, --size tiny.
+         are trained: --minutes for each, --size tiny; the masked language model for a number of steps.
 Writes:  docs/parity.md; saved_models/parity/ has the trained run folders, which the next run takes, and the files.
 
 A run folder must be one of the built-in data, whose test texts are what counts: film snippets, English to German, the
-World English Bible. Each export compares what it wrote with its Keras model on the texts that the run folder keeps. One
-that is over its limit, or that there isn't, is a row with the reason.
+World English Bible. A masked language model is asked for a word of each film snippet. Each export compares what it
+wrote with its Keras model on the texts that the run folder keeps. One that is over its limit, or that there isn't, is a
+row with the reason.
 """
 
 import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hidden_words
 from scheduling import command_prefix
 
 from keras_transformer import benchmark, bundle, export, generation, serving
@@ -28,7 +30,6 @@ from keras_transformer.data.catalog import english_german, snippets, world_engli
 from keras_transformer.data.text import Pairs, Table
 from keras_transformer.evaluation import evaluate, evaluate_language, evaluate_translations, require_sacrebleu
 from keras_transformer.export import ExportReport
-from keras_transformer.models import MaskedLM
 from keras_transformer.recipes import classify, language_model, translate
 from keras_transformer.tasks import CLASSIFY, LANGUAGE_MODEL, TRANSLATE
 
@@ -54,37 +55,37 @@ class Plan(NamedTuple):
     """How much of everything."""
 
     rows: int | None  # to train on; None = all there are
-    tests: dict[str, int]  # task -> texts that the metric counts
+    tests: dict[str, int]  # class of models -> texts that the metric counts
     epochs: int | None
+    hidden_steps: int  # of the masked language model
     timed: int  # texts
     rounds: int
 
 
-FULL = Plan(None, {CLASSIFY: 2014, TRANSLATE: 300, LANGUAGE_MODEL: 40}, None, 20, 5)
-QUICK = Plan(400, {CLASSIFY: 40, TRANSLATE: 6, LANGUAGE_MODEL: 1}, 1, 3, 1)
+CLASSIFIER, MASKED, TRANSLATOR, WRITER = "TextClassifier", "MaskedLM", "Seq2Seq", "CausalLM"
+FULL = Plan(None, {CLASSIFIER: 2014, MASKED: 2014, TRANSLATOR: 300, WRITER: 40}, None, 3_000, 20, 5)
+QUICK = Plan(400, {CLASSIFIER: 40, MASKED: 40, TRANSLATOR: 6, WRITER: 1}, 1, 3, 3, 1)
 
 
 class Kind(NamedTuple):
     """A class of models, its data, and how it is measured."""
 
-    model: str
+    task: str
     option: str
     metric: str
-    settings: Callable[..., Any]
-    train: Callable[[Any], dict[str, Any]]
+    recipe: Any | None  # the module that trains one; None = `hidden_words`
 
 
 KINDS = {
-    CLASSIFY: Kind("TextClassifier", "classifier", "accuracy", classify.TrainSettings, classify.train),
-    TRANSLATE: Kind("Seq2Seq", "translator", "BLEU", translate.TrainSettings, translate.train),
-    LANGUAGE_MODEL: Kind(
-        "CausalLM", "writer", "perplexity a token", language_model.TrainSettings, language_model.train
-    ),
+    CLASSIFIER: Kind(CLASSIFY, "classifier", "accuracy", classify),
+    MASKED: Kind(CLASSIFY, "masked", "hidden words found", None),
+    TRANSLATOR: Kind(TRANSLATE, "translator", "BLEU", translate),
+    WRITER: Kind(LANGUAGE_MODEL, "writer", "perplexity a token", language_model),
 }
 
 
 class Data(NamedTuple):
-    """The built-in data of a task."""
+    """The built-in data of a class of models."""
 
     train: list[dict[str, str]]  # rows of a JSON Lines file
     test: Table | Pairs | list[str]
@@ -104,6 +105,14 @@ class Row:
     refused: str = ""
 
 
+class Matrix(NamedTuple):
+    """A class of models in all formats."""
+
+    manifest: bundle.Manifest
+    rows: list[Row]
+    tests: int  # texts that the metric counts
+
+
 def main() -> None:
     """Train what isn't there, export, measure, write."""
     options = arguments()
@@ -112,42 +121,46 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) if options.quick else KEPT
         kept.mkdir(parents=True, exist_ok=True)
-        found = {task: matrix(task, options, plan, kept) for task in KINDS}
-        refusal = masked_language_model(kept)
-    text = page(options, plan, found, refusal)
+        found = {name: matrix(name, options, plan, kept) for name in KINDS}
+    text = page(options, plan, found)
     print(text)
     if not options.quick:
         RESULT.write_text(text, encoding="utf-8")
 
 
-def matrix(task: str, options: argparse.Namespace, plan: Plan, kept: Path) -> tuple[bundle.Manifest, list[Row]]:
+def matrix(name: str, options: argparse.Namespace, plan: Plan, kept: Path) -> Matrix:
     """The rows of one class of models."""
-    data = data_of(task, plan)
-    folder = getattr(options, KINDS[task].option) or trained(task, data, options, plan, kept)
-    loaded = bundle.load(folder, task=task)
+    kind, data = KINDS[name], data_of(name, plan)
+    folder = getattr(options, kind.option) or trained(name, data, options, plan, kept)
+    loaded = bundle.load(folder, task=kind.task)
+    if name == MASKED:
+        data = data._replace(
+            test=hidden_words.questions(data.test.texts, loaded.labels),
+            timed=hidden_words.questions(data.timed, loaded.labels).texts,
+        )
     rows = [Row(KERAS, path=folder, bytes=bundle.read(folder).bytes)]
     for form in FORMATS:
-        tell(f"{KINDS[task].model}: {TITLES[form]}")
-        rows.append(exported(loaded, form, kept / "files" / task))
+        tell(f"{name}: {TITLES[form]}")
+        rows.append(exported(loaded, form, kept / "files" / name))
     there = [row for row in rows if row.path is not None]
     for row in there:
-        row.metric = scored(task, row.path, data.test)
+        row.metric = scored(kind.task, row.path, data.test)
     paths = {row.form: str(row.path) for row in there}
     times = latencies(paths, data.timed, plan.rounds)
     for row in there:
         row.p50_ms = times[row.form]
-    return loaded.manifest, rows
+    return Matrix(loaded.manifest, rows, len(data.test))
 
 
-def data_of(task: str, plan: Plan) -> Data:
+def data_of(name: str, plan: Plan) -> Data:
     """What is trained on and what counts."""
-    most = plan.tests[task]
-    if task == CLASSIFY:
+    most = plan.tests[name]
+    if name in (CLASSIFIER, MASKED):
         train, test, _ = snippets()
         rows = [{"text": text, "label": label} for text, label in zip(train.texts, train.labels or [], strict=True)]
         counted = Table(spread(test.texts, most), spread(test.labels or [], most))
         return Data(spread(rows, plan.rows), counted, short(test.texts, plan.timed))
-    if task == TRANSLATE:
+    if name == TRANSLATOR:
         taught, _, test = english_german()
         rows = [{"source": one, "target": other} for one, other in zip(taught.sources, taught.targets, strict=True)]
         counted = Pairs(spread(test.sources, most), spread(test.targets, most))
@@ -168,15 +181,19 @@ def short(texts: Sequence[str], most: int) -> list[str]:
     return spread([text for text in texts if len(text) <= SHORT], most)
 
 
-def trained(task: str, data: Data, options: argparse.Namespace, plan: Plan, kept: Path) -> Path:
+def trained(name: str, data: Data, options: argparse.Namespace, plan: Plan, kept: Path) -> Path:
     """The run folder that an earlier run left, or a new one."""
-    kind, out = KINDS[task], kept / KINDS[task].option
+    kind, out = KINDS[name], kept / KINDS[name].option
     if (out / bundle.MANIFEST).is_file():
+        return out
+    if kind.recipe is None:
+        texts = [row["text"] for row in data.train]
+        hidden_words.train(texts, out, plan.hidden_steps, quiet=options.quick)
         return out
     table = kept / f"{kind.option}.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in data.train), encoding="utf-8")
-    kind.train(
-        kind.settings(
+    kind.recipe.train(
+        kind.recipe.TrainSettings(
             data=table,
             out=out,
             size=options.size,
@@ -227,25 +244,12 @@ def latencies(paths: dict[str, str], texts: Sequence[str], rounds: int) -> dict[
     return {name: one.p50_ms for name, one in benchmark.in_one_thread(paths, texts, rounds).items()}
 
 
-def masked_language_model(kept: Path) -> str:
-    """Why a MaskedLM has no format."""
-    model = MaskedLM(vocab_size=61, num_layers=1, model_dim=8, num_heads=2, inner_dim=16, max_length=8)
-    try:
-        parts = {"tokenizer": None, "labels": ["a", "b"], "max_length": 8, "examples": ["a"]}
-        export.tflite(model, kept / "masked.tflite", **parts)
-    except ValueError as error:
-        return str(error)
-    return "it was exported: give it rows of its own"
-
-
 def tell(line: str) -> None:
     """Say what is being done."""
     print(line, file=sys.stderr, flush=True)
 
 
-def page(
-    options: argparse.Namespace, plan: Plan, found: dict[str, tuple[bundle.Manifest, list[Row]]], refusal: str
-) -> str:
+def page(options: argparse.Namespace, plan: Plan, found: dict[str, Matrix]) -> str:
     """The Markdown page."""
     given = "".join(
         f" --{kind.option} {getattr(options, kind.option)}" for kind in KINDS.values() if getattr(options, kind.option)
@@ -259,26 +263,25 @@ def page(
         f"in one thread, all forms in turn, {plan.rounds} rounds over {plan.timed} texts of up to {SHORT} characters, "
         f"tokenising included; of what writes, greedy and to its end. Flex: TensorFlow operators "
         "that a phone would need; a SavedModel is made of them.",
-        *(section(task, manifest, rows, plan) for task, (manifest, rows) in found.items()),
-        f"## MaskedLM\n\nNo format: {refusal}",
+        *(section(name, matrix) for name, matrix in found.items()),
     ]
     return "\n\n".join(lines) + "\n"
 
 
-def section(task: str, manifest: bundle.Manifest, rows: Sequence[Row], plan: Plan) -> str:
+def section(name: str, found: Matrix) -> str:
     """One class of models."""
-    kind = KINDS[task]
+    kind, manifest = KINDS[name], found.manifest
     table = [
         f"| format | largest logit error | same likeliest | {kind.metric} | bytes | p50, ms | Flex |",
         "|---|---:|---:|---:|---:|---:|---:|",
-        *map(line, rows),
+        *map(line, found.rows),
     ]
-    refused = [f"- {TITLES[row.form]}: {row.refused}" for row in rows if row.refused]
+    refused = [f"- {TITLES[row.form]}: {row.refused}" for row in found.rows if row.refused]
     about = (
         f"{manifest.parameters:,} weights, texts of up to {manifest.max_length} word pieces; {kind.metric} on "
-        f"{plan.tests[task]:,} test texts. Trained by `{manifest.command.replace(f'{ROOT}/', '')}`."
+        f"{found.tests:,} test texts. Trained by `{manifest.command.replace(f'{ROOT}/', '')}`."
     )
-    return "\n\n".join([f"## {kind.model}", about, "\n".join(table), *(["\n".join(refused)] if refused else [])])
+    return "\n\n".join([f"## {name}", about, "\n".join(table), *(["\n".join(refused)] if refused else [])])
 
 
 def line(row: Row) -> str:
@@ -298,8 +301,8 @@ def line(row: Row) -> str:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for kind in KINDS.values():
-        parser.add_argument(f"--{kind.option}", type=Path, help=f"run folder of a {kind.model}; else one is trained")
+    for name, kind in KINDS.items():
+        parser.add_argument(f"--{kind.option}", type=Path, help=f"run folder of a {name}; else one is trained")
     parser.add_argument("--minutes", type=float, default=5.0, help="of training, for each model")
     parser.add_argument("--size", default="tiny", choices=["tiny", "small", "base"], help="of what is trained")
     parser.add_argument("--quick", action="store_true", help="tiny, few texts; prints and writes nothing")

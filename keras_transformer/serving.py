@@ -73,7 +73,8 @@ class Predictor:
         """Return the logits (N, C) float32 of N rows of token ids, of any lengths up to `max_length`.
 
         Raises:
-            UserError: for an id outside of the vocabulary, or a row that is too long. Kernels would not say so.
+            UserError: for an id outside of the vocabulary, a row that is too long, or one without the [MASK] that the
+                model is asked for. Kernels would not say so.
         """
         for row, ids in enumerate(token_ids):
             self._check_ids(row, ids)
@@ -97,6 +98,12 @@ class Predictor:
                 f"token_ids[{row}] holds {wrong}, and this model's ids are 0 to {self.vocab_size - 1}. "
                 "Make the ids with this model's own tokenizer."
             )
+        asked = self.tokenizer.asked_id
+        if asked is not None and asked not in ids:
+            raise UserError(
+                f"token_ids[{row}] has no [MASK], id {asked}, and this model says what stands there. "
+                f"Write [MASK] into the text, within its first {self.max_length - 2} pieces."
+            )
 
 
 class SavedModelPredictor(Predictor):
@@ -119,11 +126,12 @@ class SavedModelPredictor(Predictor):
 
         Raises:
             TypeError: if `texts` is one string, or holds something else than strings.
-            UserError: for a text longer than the graph reads.
+            UserError: for a text longer than the graph reads, or without the [MASK] that the model is asked for.
         """
         import tensorflow as tf
 
         _check_texts(texts)
+        self._check_masks(texts)
         labels: list[str] = []
         scores = [np.zeros((0, len(self.labels)), np.float32)]
         for start in range(0, len(texts), BATCH_SIZE):
@@ -133,6 +141,12 @@ class SavedModelPredictor(Predictor):
             labels += [label.decode() for label in answer["labels"].numpy()]
             scores.append(answer["scores"].numpy())
         return Predictions(labels, np.concatenate(scores))
+
+    def _check_masks(self, texts: Sequence[str]) -> None:
+        """Raise UserError for a text without the [MASK] that the model is asked for; the graph would say less."""
+        if self.tokenizer.reads_mask:
+            for row, ids in enumerate(self.tokenizer.encode(texts, self.max_length)):
+                self._check_ids(row, ids)
 
     def _run_tokens(self, token_ids: np.ndarray) -> np.ndarray:
         import tensorflow as tf

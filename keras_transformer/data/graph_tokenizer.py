@@ -8,7 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_transformer.data.character_table import BLOCK_CHARACTERS, ITSELF, NOTHING, character_table
-from keras_transformer.data.tokenizer import CONTINUATION, MAX_WORD_CHARACTERS, WordPiece, check_max_length
+from keras_transformer.data.tokenizer import CONTINUATION, MASK, MAX_WORD_CHARACTERS, WordPiece, check_max_length
 
 # Letters of the shapes: N texts, C characters, W words, A words still being cut, P pieces, T ids of the longest text.
 MISSING, NO_MATCH = 0, -1
@@ -46,6 +46,7 @@ class GraphWordPiece(tf.Module):
         check_max_length(max_length)
         self.max_length = max_length
         self.start_id, self.end_id, self.unknown_id = tokenizer.start_id, tokenizer.end_id, tokenizer.unknown_id
+        self.reads_mask = tokenizer.reads_mask
         self.longest_piece = max(len(piece.removeprefix(CONTINUATION)) for piece in tokenizer.vocab)
         pieces = tf.constant(tokenizer.vocab)
         ids = tf.range(tokenizer.vocab_size, dtype=tf.int32)
@@ -59,9 +60,16 @@ class GraphWordPiece(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False)
     def __call__(self, texts: tf.Tensor) -> tf.Tensor:
         """(N,) strings -> (N, T) int32 filled up with 0; T is the longest of these texts, at most `max_length`."""
-        words, rows = self._words(self._normalized(texts))  # (W,), (W,)
+        words, rows = self._words(self._between_masks(texts) if self.reads_mask else self._normalized(texts))  # (W,)
         pieces = self._pieces(words)  # (W, most pieces a word)
         return self._padded(pieces, rows, tf.size(texts))
+
+    def _between_masks(self, texts: tf.Tensor) -> tf.Tensor:
+        """`_normalized` of what stands around each "[MASK]", which stays as a word of its own: (N,) -> (N,)."""
+        parts = tf.strings.split(texts, MASK)
+        # Joining would leave out the separator behind parts with nothing in them.
+        spaced = tf.strings.join([" ", self._normalized(parts.values), " "])
+        return tf.strings.reduce_join(parts.with_values(spaced), axis=1, separator=MASK)
 
     def _normalized(self, texts: tf.Tensor) -> tf.Tensor:
         """(N,) texts, lower-cased, without accents and controls, a space at each end of a word."""

@@ -50,6 +50,7 @@ class ReversibleTokenizer:
     """
 
     pad_id, start_id, end_id, mask_id = range(len(SPECIAL_PIECES))
+    asked_id: int | None = None  # no piece that each text must have
 
     def __init__(self, vocab: Sequence[str]) -> None:
         self.vocab = list(vocab)

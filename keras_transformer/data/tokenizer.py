@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from keras_transformer import files
 from keras_transformer.checks import positive_integer
@@ -21,6 +21,7 @@ from keras_transformer.files import ModelFileError
 
 PAD, UNKNOWN, START, END, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_PIECES = (PAD, UNKNOWN, START, END, MASK)
+NEEDED_PIECES = (PAD, UNKNOWN, START, END)
 CONTINUATION = "##"
 # A longer word is one unknown piece, as in BERT.
 MAX_WORD_CHARACTERS = 100
@@ -33,6 +34,7 @@ class WordPiece:
 
     Text never makes a special piece: "[SEP]" in a text is the three words "[", "sep", "]". Hugging Face's tokenizers
     read it as the separator itself, so that a text could pad or end itself; that is the one place where the ids differ.
+    With `reads_mask` there is one exception, "[MASK]", for a model that is asked what it hides.
     An instance isn't changed by any call, so threads may share it.
 
     Args:
@@ -40,19 +42,29 @@ class WordPiece:
             [UNK], [CLS] and [SEP] are somewhere.
         lowercase: whether text is lower-cased first.
         strip_accents: whether accents are taken off; None = where text is lower-cased.
+        reads_mask: whether "[MASK]" in a text, in capitals, is the piece of a hidden token.
 
     Raises:
         ValueError: if a piece is missing or stands twice.
     """
 
-    def __init__(self, vocab: Sequence[str], *, lowercase: bool = True, strip_accents: bool | None = None) -> None:
+    def __init__(
+        self,
+        vocab: Sequence[str],
+        *,
+        lowercase: bool = True,
+        strip_accents: bool | None = None,
+        reads_mask: bool = False,
+    ) -> None:
         self.vocab = list(vocab)
         self.lowercase = lowercase
         self.strip_accents = strip_accents
+        self.reads_mask = reads_mask
         ids = {piece: index for index, piece in enumerate(self.vocab)}
-        _check_vocab(self.vocab, ids)
+        _check_vocab(self.vocab, (*NEEDED_PIECES, MASK) if reads_mask else NEEDED_PIECES)
         self.pad_id = ids[PAD]
         self.unknown_id, self.start_id, self.end_id = ids[UNKNOWN], ids[START], ids[END]
+        self.asked_id = ids[MASK] if reads_mask else None  # that each text must have; None = none
         self._tokenizer = Tokenizer(
             models.WordPiece(
                 vocab=ids,
@@ -63,6 +75,8 @@ class WordPiece:
         )
         self._tokenizer.normalizer = _normalizer(lowercase, strip_accents)
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        if reads_mask:
+            self._tokenizer.add_tokens([AddedToken(MASK, normalized=False, special=False)])
 
     @property
     def vocab_size(self) -> int:
@@ -229,11 +243,12 @@ def _normalizer(lowercase: bool, strip_accents: bool | None) -> normalizers.Bert
     )
 
 
-def _check_vocab(vocab: list[str], ids: dict[str, int]) -> None:
+def _check_vocab(vocab: list[str], needed: Sequence[str]) -> None:
+    ids = {piece: index for index, piece in enumerate(vocab)}
     if len(ids) != len(vocab):
         twice = next(piece for index, piece in enumerate(vocab) if ids[piece] != index)
         raise ValueError(f"vocab: the piece {twice!r} stands twice, so an id has no meaning. Keep one of them.")
-    for piece in (PAD, UNKNOWN, START, END):
+    for piece in needed:
         if piece not in ids:
             raise ValueError(f"vocab: the piece {piece} is missing among {len(vocab)}. Add it: every text needs it.")
     if ids[PAD] != 0:
@@ -277,7 +292,12 @@ def _from_description(description: Any, path: Path) -> WordPiece:
                     f"{path}: the added token {token['content']!r} (id {token['id']}) isn't in the vocabulary, "
                     "which isn't supported. Use a tokenizer whose tokens are all in model.vocab."
                 )
-        return WordPiece(vocab, lowercase=normalizer["lowercase"], strip_accents=normalizer["strip_accents"])
+        return WordPiece(
+            vocab,
+            lowercase=normalizer["lowercase"],
+            strip_accents=normalizer["strip_accents"],
+            reads_mask=_reads_mask(description),
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(
             f"{path}: isn't a tokenizer.json of BERT's kind of WordPiece ({type(error).__name__}: {error}). "
@@ -287,6 +307,13 @@ def _from_description(description: Any, path: Path) -> WordPiece:
         raise
     except ValueError as error:
         raise ModelFileError(f"{path}: isn't a WordPiece vocabulary: {error}") from error
+
+
+def _reads_mask(description: dict[str, Any]) -> bool:
+    """Whether [MASK] is an added token of ordinary text; Hugging Face's own files have it as a special one."""
+    return any(
+        token["content"] == MASK and not token.get("special", True) for token in description.get("added_tokens") or []
+    )
 
 
 def _check_settings(description: dict[str, Any], path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-TEXT = "Hello, world."
+TEXT, MASKED_TEXT = "Hello, world.", "[MASK], world."
 MOST_TOKENS = 8  # of an answer, where the request says so
 
 Column = list[str] | list[int] | list[list[int]]
@@ -21,6 +21,8 @@ class Request(NamedTuple):
 class Encoding(Protocol):
     """A tokenizer."""
 
+    asked_id: int | None
+
     def encode(self, texts: list[str], max_length: int) -> list[list[int]]:
         """The ids of each text, cut to `max_length`."""
 
@@ -33,9 +35,10 @@ def example_requests(signatures: Mapping[str, Shapes], tokenizer: Encoding, max_
         tokenizer: of the model.
         max_length: of the model; ids are cut to half of it, which leaves a language model room to write.
     """
-    (whole,) = tokenizer.encode([TEXT], max_length)
-    ids, most = whole[: max(1, max_length // 2)], max(1, min(MOST_TOKENS, max_length - 1))
-    values: dict[str, Column] = {"text": [TEXT], "max_tokens": [most]}
+    text, shortest = (TEXT, 1) if tokenizer.asked_id is None else (MASKED_TEXT, 2)
+    (whole,) = tokenizer.encode([text], max_length)
+    ids, most = whole[: max(shortest, max_length // 2)], max(1, min(MOST_TOKENS, max_length - 1))
+    values: dict[str, Column] = {"text": [text], "max_tokens": [most]}
 
     def column(name: str, shape: Sequence[int]) -> Column:
         return values.get(name) or [ids + [0] * (shape[1] - len(ids))]

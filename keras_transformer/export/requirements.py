@@ -21,6 +21,7 @@ class Limits(NamedTuple):
 
     vocab_size: int
     max_length: int
+    asked_id: int | None = None  # that each row must hold: of [MASK], where the model says what it hides
 
 
 def limits(model: "keras.Model", tokenizer: "WordPiece | ReversibleTokenizer", max_length: int) -> Limits:
@@ -42,7 +43,7 @@ def limits(model: "keras.Model", tokenizer: "WordPiece | ReversibleTokenizer", m
             f"the tokenizer makes ids up to {tokenizer.vocab_size - 1}, and model {model.name!r} takes ids up to "
             f"{vocab_size - 1}. Export the model with the tokenizer it was trained with."
         )
-    return Limits(vocab_size, longest)
+    return Limits(vocab_size, longest, tokenizer.asked_id)
 
 
 def check_texts(labels: Sequence[str], examples: Sequence[str]) -> None:

@@ -131,5 +131,10 @@ def checked_ids(token_ids: tf.Tensor, limits: Limits) -> tf.Tensor:
             [f"token_ids may have at most {limits.max_length} columns, here they have", length],
         ),
     ]
+    if limits.asked_id is not None:
+        asked = tf.reduce_all(tf.reduce_any(tf.equal(token_ids, limits.asked_id), axis=1))
+        checks.append(
+            tf.debugging.Assert(asked, [f"each row of token_ids, or text, must hold [MASK], id {limits.asked_id}"])
+        )
     with tf.control_dependencies(checks):
         return tf.identity(token_ids)

@@ -16,6 +16,7 @@ from keras_transformer.models.decoding import (
     sample,
     speculative,
 )
+from keras_transformer.models.hidden_token import hidden_token
 from keras_transformer.models.masked_lm import MaskedLM
 from keras_transformer.models.own_samples import OwnContinuations, OwnTargets
 from keras_transformer.models.seq2seq import Seq2Seq
@@ -58,6 +59,7 @@ __all__ = [
     "beam",
     "diverse_beam",
     "greedy",
+    "hidden_token",
     "length_penalty",
     "sample",
     "speculative",

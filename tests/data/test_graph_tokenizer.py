@@ -57,6 +57,26 @@ def test_any_texts_have_the_same_ids(learned_graph, learned, texts):
     assert_same_ids(learned_graph, learned, texts)
 
 
+MASKS = [
+    "[MASK]",
+    "a [MASK] film",
+    "[MASK][MASK]a[MASK]",
+    "[mask] [MASK",
+    "",
+    "é[MASK]\u0301",
+    "[[MASK]] 😀",
+    "x " * 70,
+]
+
+
+def test_hidden_tokens_have_the_same_ids_where_they_are_read(learned, nasty_texts):
+    asking = WordPiece(learned.vocab, reads_mask=True)
+    graph = GraphWordPiece(asking, MAX_LENGTH)
+    assert_same_ids(graph, asking, MASKS)
+    assert_same_ids(graph, asking, [f"{text[:20]}[MASK]{text[20:]}" for text in nasty_texts])
+    assert (graph(tf.constant(MASKS)).numpy() == asking.asked_id).sum() == 7
+
+
 TINY = WordPiece([*SPECIAL_PIECES, "a", "##b", "##ab", "ab", "b", "##a", "abba", ",", "##c", "e", "##e"])
 
 

@@ -63,6 +63,26 @@ def test_a_special_piece_in_a_text_is_three_words(minilm):
     assert minilm.pad_id not in ids
 
 
+def test_a_tokenizer_that_reads_the_mask_finds_it_in_capitals_alone(minilm):
+    asking = WordPiece(minilm.vocab, reads_mask=True)
+    ids = asking.encode(["a[MASK]b [mask]", "[SEP] [MASK][MASK]"], 64)
+    pieces = [[asking.vocab[index] for index in row[1:-1]] for row in ids]
+    assert pieces == [["a", "[MASK]", "b", "[", "mask", "]"], ["[", "sep", "]", "[MASK]", "[MASK]"]]
+    assert (asking.asked_id, minilm.asked_id) == (103, None)
+
+
+def test_reading_the_mask_changes_no_other_text_and_is_kept_in_the_file(minilm, real_texts):
+    again = WordPiece.from_json(WordPiece(minilm.vocab, reads_mask=True).to_json())
+    assert again.reads_mask
+    assert not WordPiece.from_json(minilm.to_json()).reads_mask
+    assert again.encode(real_texts[:500], 64) == minilm.encode(real_texts[:500], 64)
+
+
+def test_a_vocabulary_without_a_mask_cannot_read_one():
+    with pytest.raises(ValueError, match=r"the piece \[MASK\] is missing among 4"):
+        WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]"], reads_mask=True)
+
+
 def test_vocab_txt_and_tokenizer_json_give_one_tokenizer(minilm):
     from_text = WordPiece.load(assets.minilm_folder() / "vocab.txt")
     assert from_text.vocab == minilm.vocab
