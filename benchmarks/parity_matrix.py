@@ -232,7 +232,7 @@ def exported(loaded: bundle.Bundle, form: str, place: Path) -> Row:
 def scored(task: str, path: Path, test: Any) -> float:
     """The task's metric of a model in any form."""
     if task == CLASSIFY:
-        return evaluate(serving.load(path), test).accuracy
+        return evaluate(serving.load_classifier(path), test).accuracy
     writer = generation.load(path)
     if task == TRANSLATE:
         return evaluate_translations(writer, test).bleu

@@ -42,7 +42,7 @@ def evaluate(
     """Accuracy, macro recall and macro F1 of `predictor` on the rows of `table`.
 
     Args:
-        predictor: what `serving.load` gave.
+        predictor: what `serving.load_classifier` gave.
         table: texts with a label each.
         batch_size: texts a call; those of a batch are of about one length, so that little is padding.
         progress: called with the number of texts that were just answered.

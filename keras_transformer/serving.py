@@ -1,4 +1,4 @@
-"""Load what was trained or exported, a bundle, a `.tflite` file or a SavedModel, and ask it for labels.
+"""Load what was trained or exported, a bundle, a `.tflite` file or a SavedModel, and ask it: `predict(texts)`.
 
 Only the bundle and the SavedModel need TensorFlow; a `.tflite` file runs on LiteRT alone.
 """
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_transformer import bundle, files, places
+from keras_transformer import bundle, files, generation, places
 from keras_transformer.checks import UserError, positive_integer
 from keras_transformer.data.tokenizer import WordPiece
 from keras_transformer.data.well_formed import well_formed
@@ -19,6 +19,7 @@ from keras_transformer.export.requirements import check_lengths
 from keras_transformer.export.tensorflow_threads import use_threads
 from keras_transformer.export.token_batches import Run, run_in_batches
 from keras_transformer.files import ModelFileError
+from keras_transformer.generation import Writer
 from keras_transformer.tasks import CLASSIFY
 
 BATCH_SIZE = 32
@@ -154,8 +155,19 @@ class SavedModelPredictor(Predictor):
         return self._tokens(token_ids=tf.constant(token_ids, tf.int32))["logits"].numpy()
 
 
-def load(path: Path | str, threads: int | None = None, *, xnnpack: bool = True) -> Predictor:
-    """Load a bundle, a `.tflite` file, or a SavedModel (its version folder, or the folder above it).
+def load(path: Path | str, threads: int | None = None, *, xnnpack: bool = True) -> Predictor | Writer:
+    """Load a bundle, a `.tflite` file, or a SavedModel (its version folder, or the folder above it), of any task.
+
+    What classifies gives a `Predictor`, whose `predict` answers with labels and scores; what translates or goes on a
+    `generation.Writer`, whose `predict` answers with texts. Arguments and errors are those of `load_classifier`.
+    """
+    if places.find(path).task == CLASSIFY:
+        return load_classifier(path, threads, xnnpack=xnnpack)
+    return generation.load(path, threads=threads, xnnpack=xnnpack)
+
+
+def load_classifier(path: Path | str, threads: int | None = None, *, xnnpack: bool = True) -> Predictor:
+    """Load what answers with labels, in any form.
 
     Args:
         path: what `train`, `distill` or `export` wrote.
@@ -164,7 +176,8 @@ def load(path: Path | str, threads: int | None = None, *, xnnpack: bool = True) 
         xnnpack: False to run a `.tflite` file with LiteRT's own kernels, many times slower: for comparisons.
 
     Raises:
-        ModelFileError: if there is nothing, something else, or a damaged model at `path`. The message names it.
+        ModelFileError: if there is nothing, something else, a damaged model, or one that writes at `path`. The message
+            names it.
         UserError: if TensorFlow already runs in this process with another number of threads, or `xnnpack` is False and
             it is no `.tflite` file.
     """

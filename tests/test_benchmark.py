@@ -149,7 +149,7 @@ def test_the_child_has_as_many_cores_and_threads_as_are_asked_for(small_tflite, 
     spy = tmp_path / "sitecustomize.py"
     spy.write_text(
         "import sys, types\n"
-        "def load(path, threads, *, xnnpack):\n"
+        "def load_classifier(path, threads, *, xnnpack):\n"
         "    import os\n"
         "    from keras_transformer.checks import UserError\n"
         "    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else threads\n"
@@ -157,7 +157,7 @@ def test_the_child_has_as_many_cores_and_threads_as_are_asked_for(small_tflite, 
         "    told = os.environ['TF_NUM_INTRAOP_THREADS'] + os.environ['OMP_NUM_THREADS']\n"
         "    raise UserError(f'{threads} {cores} {told} {xnnpack}')\n"
         "serving = types.ModuleType('keras_transformer.serving')\n"
-        "serving.load = load\n"
+        "serving.load_classifier = load_classifier\n"
         "sys.modules['keras_transformer.serving'] = serving\n"
     )
     code = (

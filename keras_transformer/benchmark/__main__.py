@@ -58,7 +58,7 @@ def _measured(
 def _classifier(path: str, threads: int, xnnpack: bool) -> Answer:
     from keras_transformer import serving
 
-    return serving.load(path, threads, xnnpack=xnnpack).predict
+    return serving.load_classifier(path, threads, xnnpack=xnnpack).predict
 
 
 def _writer(path: str, threads: int, xnnpack: bool, texts: Sequence[str]) -> tuple[Answer, list[int]]:

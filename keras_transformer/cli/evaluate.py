@@ -67,7 +67,7 @@ def _classes(path: Path, data: Path, text_column: str, label_column: str) -> dic
     from keras_transformer.data.text import read_table
 
     table = read_table(data, text_column, label_column)
-    predictor = serving.load(path)
+    predictor = serving.load_classifier(path)
     with counting("texts", len(table)) as count:
         return evaluation.evaluate(predictor, table, progress=count)._asdict()
 

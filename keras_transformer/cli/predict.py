@@ -36,7 +36,7 @@ def predict(
 
         with tried(path):
             from keras_transformer import serving
-        predictor = serving.load(path)
+        predictor = serving.load_classifier(path)
 
     def answers(some: list[str]) -> Iterator[tuple[str, Any]]:
         with working(quiet):

@@ -12,7 +12,7 @@ from keras_transformer.data.epochs import rounded_up
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
 from keras_transformer.data.translation_room import translation_room
 from keras_transformer.export.numpy_decoding import up_to_end
-from keras_transformer.generation.writer import GREEDY, Decoding, LogLikelihood, Progress, foresees_no_text
+from keras_transformer.generation.writer import GREEDY, Decoding, LogLikelihood, Progress, Writer, foresees_no_text
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.models import CausalLM, Prompted, Seq2Seq
 from keras_transformer.models.branches import Branches, follow
@@ -30,7 +30,7 @@ LENGTH_MULTIPLE = 16  # of a prompt: each length is a graph of its own
 TokenIds = Sequence[Sequence[int]]
 
 
-class Translator:
+class Translator(Writer):
     """A `Seq2Seq` with its tokenizer.
 
     Args:
@@ -101,7 +101,7 @@ class Translator:
         return self._graphs[decoding]
 
 
-class Continuer:
+class Continuer(Writer):
     """A `CausalLM` with its tokenizer.
 
     Args:

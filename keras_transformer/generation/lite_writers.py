@@ -21,7 +21,7 @@ from keras_transformer.generation.writer import (
 from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 
 
-class LiteTranslator:
+class LiteTranslator(Writer):
     """A translator in a `.tflite` file. Threads may share it; they take turns.
 
     Args:
@@ -61,7 +61,7 @@ class LiteTranslator:
         raise foresees_no_text(self.task)
 
 
-class LiteContinuer:
+class LiteContinuer(Writer):
     """A language model in a `.tflite` file. Threads may share it; they take turns.
 
     Args:

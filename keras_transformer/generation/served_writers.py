@@ -20,6 +20,7 @@ from keras_transformer.generation.writer import (
     Decoding,
     LogLikelihood,
     Progress,
+    Writer,
     foresees_no_text,
     log_likelihood,
 )
@@ -28,7 +29,7 @@ from keras_transformer.tasks import LANGUAGE_MODEL
 BATCH_SIZE = 32
 
 
-class ServedWriter:
+class ServedWriter(Writer):
     """A SavedModel that writes, asked by the signature that TensorFlow Serving answers with.
 
     Args:

@@ -86,6 +86,10 @@ class Writer(Protocol):
         """
         ...
 
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """Return `write(texts)`: whatever `serving.load` gives has a `predict`."""
+        return self.write(texts)
+
     def new_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the new ids that `write` without options makes of each text; an end, where it came, is the last."""
         ...

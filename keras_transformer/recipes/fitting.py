@@ -77,11 +77,19 @@ class Run:
 
 
 def fit_on_labels(
-    model: TextClassifier, batches: Batches, schedule: Schedule, *, title: str, run: Run, steps: int | None = None
+    model: TextClassifier,
+    batches: Batches,
+    schedule: Schedule,
+    *,
+    title: str,
+    run: Run,
+    steps: int | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, list[float]]:
     """Train on cross-entropy with the labels alone; return the history.
 
     `steps` is a budget that takes the place of the schedule's epochs: as many batches, however often they come round.
+    `callbacks` come before the progress bar.
     """
     model.compile(
         schedule.optimizer(steps or schedule.epochs * batches.steps_per_epoch),
@@ -89,7 +97,7 @@ def fit_on_labels(
         metrics=[accuracy()],
         jit_compile=False,
     )
-    return fit(model, batches, schedule.epochs, title, run, steps)
+    return fit(model, batches, schedule.epochs, title, run, steps, callbacks)
 
 
 def fit_on_teacher(
@@ -101,10 +109,11 @@ def fit_on_teacher(
     title: str,
     run: Run,
     steps: int | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, list[float]]:
     """Train on labels and on a teacher's recorded answers, which travel in the batches; return the history.
 
-    The batches' extras are what `record_answers` gave; `steps` is as for `fit_on_labels`.
+    The batches' extras are what `record_answers` gave; `steps` and `callbacks` are as for `fit_on_labels`.
     """
     terms = [
         LossTerm("true_labels", 1.0 - soft.weight, true_labels),
@@ -119,7 +128,7 @@ def fit_on_teacher(
         metrics=[accuracy()],
         jit_compile=False,
     )
-    return fit(distiller, batches, schedule.epochs, title, run, steps)
+    return fit(distiller, batches, schedule.epochs, title, run, steps, callbacks)
 
 
 def record_logits(model: TextClassifier, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
@@ -165,7 +174,13 @@ def _shapes(answers: Mapping[str, np.ndarray]) -> dict[str, keras.KerasTensor]:
 
 
 def fit(
-    model: keras.Model, batches: Epochs, epochs: int, title: str, run: Run, steps: int | None = None
+    model: keras.Model,
+    batches: Epochs,
+    epochs: int,
+    title: str,
+    run: Run,
+    steps: int | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, list[float]]:
     """Train a compiled model; return the history. A run whose state is kept goes on where it was killed."""
     # A variable made while the first step is traced has it traced a second time.
@@ -175,14 +190,14 @@ def fit(
         bar = [] if run.quiet else [ProgressBar(title, steps)]
         # One long epoch: several short ones would trace nothing new, but a part of one can't be asked for.
         data = batches.dataset(0, rounds).take(steps)
-        return model.fit(data, steps_per_epoch=steps, callbacks=bar, shuffle=False, verbose=0).history
+        return model.fit(data, steps_per_epoch=steps, callbacks=[*callbacks, *bar], shuffle=False, verbose=0).history
     bar = [] if run.quiet else [ProgressBar(title, epochs * batches.steps_per_epoch)]
     if run.state is None:
         return model.fit(
             batches.dataset(0, epochs),
             epochs=epochs,
             steps_per_epoch=batches.steps_per_epoch,
-            callbacks=bar,
+            callbacks=[*callbacks, *bar],
             shuffle=False,
             verbose=0,
         ).history
@@ -193,5 +208,5 @@ def fit(
         steps_per_epoch=batches.steps_per_epoch,
         folder=run.state,
         fingerprint=run.fingerprint,
-        callbacks=bar,
+        callbacks=[*callbacks, *bar],
     )

@@ -228,7 +228,7 @@ def _measure(forms: Sequence[Form], test: Table, latency_texts: int) -> list[rep
     latencies = benchmark.in_one_thread({key: form.path for key, form in keys.items()}, texts, rounds=LATENCY_ROUNDS)
     rows = []
     for key, form in keys.items():
-        predictor = serving.load(form.path)
+        predictor = serving.load_classifier(form.path)
         scores = evaluation.evaluate(predictor, test)
         rows.append(
             report.ModelRow(

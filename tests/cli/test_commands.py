@@ -273,7 +273,7 @@ def test_a_line_that_is_not_utf_8_is_shown_and_the_others_are_answered(small_tfl
 def test_a_label_with_a_tab_or_a_line_end_stays_one_field_of_one_line(small_tflite, monkeypatch):
     real = serving.load(small_tflite)
     real.labels = ["a\tb\nc\rd"] * 3
-    monkeypatch.setattr(serving, "load", lambda path: real)
+    monkeypatch.setattr(serving, "load_classifier", lambda path: real)
     label, score = run("predict", small_tflite, "fine").stdout.removesuffix("\n").split("\t")
     assert label == r"a\tb\nc\rd"
     assert float(score) > 0

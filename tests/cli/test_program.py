@@ -144,7 +144,7 @@ from keras_transformer import cli, serving
 def load(path):
     print("a library that talks")
     raise {error}
-serving.load = load
+serving.load_classifier = load
 cli.main(["predict", "model.tflite", "fine"])
 """
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from typer.testing import CliRunner
 from writing_models import MOST, ROOM, TEXTS
 
-from keras_transformer import generation
+from keras_transformer import generation, serving
 from keras_transformer.checks import UserError
 from keras_transformer.cli import app
 from keras_transformer.export import ParityError, saved_model_writer, served_writing, serving_session
@@ -161,6 +161,11 @@ def test_it_is_asked_by_its_path_as_any_form_is(task, served_writer, keras_write
     writer = generation.load(Path(served_writer(task).path).parent)
     assert (writer.task, writer.max_length) == (task, ROOM)
     assert writer.write(TEXTS * 4) == keras_writer.write(TEXTS) * 4
+    assert (
+        serving.load(served_writer(task).path).predict(TEXTS)
+        == keras_writer.predict(TEXTS)
+        == keras_writer.write(TEXTS)
+    )
     for decoding in (Decoding(beam=4), Decoding(max_tokens=5), Decoding(beam=4, max_tokens=3)):
         assert writer.write(TEXTS, decoding) == keras_writer.write(TEXTS, decoding)
     assert writer.write(TEXTS, Decoding(beam=1)) == keras_writer.write(TEXTS)
@@ -309,9 +314,7 @@ def test_a_graph_that_writes_otherwise_is_found(writing_model, writing_parts, tm
 
 
 def test_a_folder_of_another_task_is_named(served_writer, small_saved_model):
-    from keras_transformer import serving
-
     with pytest.raises(ModelFileError, match="was trained for 'language-model', and it takes 'classify' to find"):
-        serving.load(Path(served_writer("language-model").path).parent)
+        serving.load_classifier(Path(served_writer("language-model").path).parent)
     with pytest.raises(ModelFileError, match="was trained for 'classify', and it takes 'translate' or"):
         generation.load(small_saved_model)

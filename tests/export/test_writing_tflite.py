@@ -11,7 +11,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from writing_models import MOST, ROOM, TEXTS, made
 
-from keras_transformer import generation
+from keras_transformer import generation, serving
 from keras_transformer.checks import UserError
 from keras_transformer.export import ParityError, attachments, lite_converter, lite_steps, tflite_writer
 from keras_transformer.export.lite_operators import signature_operators
@@ -85,7 +85,7 @@ def test_some_texts_end_before_they_must(greedy_loop, text_tokenizer):
 def test_texts_come_out_as_keras_writes_them(task, lite_writer, keras_writer):
     writer = generation.load(lite_writer(task).path)
     assert (writer.task, writer.max_length) == (task, ROOM)
-    assert writer.write(TEXTS) == keras_writer.write(TEXTS)
+    assert writer.write(TEXTS) == keras_writer.write(TEXTS) == serving.load(lite_writer(task).path).predict(TEXTS)
     searched = Decoding(beam=3, max_tokens=7)
     assert writer.write(TEXTS[:5], searched) == keras_writer.write(TEXTS[:5], searched)
     greedy, likeliest = Decoding(max_tokens=7), Decoding(top_k=1, max_tokens=7)
@@ -237,7 +237,7 @@ def test_tokenizer_and_settings_are_inside(task, lite_writer, writing_model, tex
 def test_a_file_is_asked_without_tensorflow_and_keras(lite_writer, keras_writer, task):
     code = """
         import json, sys
-        from keras_transformer import generation
+        from keras_transformer import generation, serving
         outputs = generation.load(sys.argv[1]).write(json.loads(sys.argv[2]))
         heavy = sorted({name.split(".")[0] for name in sys.modules} & {"tensorflow", "keras", "h5py"})
         print(json.dumps([outputs, heavy]))
@@ -310,10 +310,8 @@ def test_a_model_in_mixed_precision_is_written_in_float32(task, text_tokenizer, 
 
 
 def test_a_file_of_another_task_is_named(lite_writer, small_tflite, tmp_path):
-    from keras_transformer import serving
-
     with pytest.raises(ModelFileError, match=r"for 'translate', .* 'classify' to find labels\. Ask it with .*generate"):
-        serving.load(lite_writer("translate").path)
+        serving.load_classifier(lite_writer("translate").path)
     with pytest.raises(
         ModelFileError, match="was trained for 'classify', and it takes 'translate' or 'language-model'"
     ):

@@ -28,7 +28,7 @@ STOPPED = """
         callbacks = [ProgressBar("training", 7), Stop()]
         model.fit(np.zeros((35, 3)), np.zeros((35, 2)), batch_size=5, callbacks=callbacks, verbose=0)
 
-    serving.load = load
+    serving.load_classifier = load
     cli.main(["predict", "model", "fine"])
 """
 
