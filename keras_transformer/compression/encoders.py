@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from keras_transformer.layers.low_rank_dense import refuse_ranks
+
 SIZES = ("num_layers", "model_dim", "num_heads", "head_dim", "inner_dim")
 
 
@@ -11,7 +13,8 @@ def encoder_config(model: keras.Model) -> dict[str, Any]:
     """Return `get_config` of a model that is made as `TextClassifier` is.
 
     Raises:
-        ValueError: if a size isn't in its config, or it has decoder layers: theirs are other parts, under other names.
+        ValueError: if a size isn't in its config; if it has decoder layers, whose parts have other names; if some of
+            its products are factorised.
     """
     config = model.get_config()
     missing = [size for size in SIZES if size not in config]
@@ -20,6 +23,7 @@ def encoder_config(model: keras.Model) -> dict[str, Any]:
             f"{model.name!r} ({type(model).__name__}) can't be cut: its config has no {missing}. "
             "Use a TextClassifier, or a class made like it."
         )
+    refuse_ranks(model, "what is known here is where whole ones have heads, units and channels")
     decoders = [layer.name for layer in model.layers if layer.name.startswith("decoder_")]
     if decoders:
         raise ValueError(

@@ -91,6 +91,22 @@ class LowRankDense(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
+def refuse_ranks(model: keras.Model, purpose: str) -> None:
+    """Raise ValueError if `model` has factorised products: what follows looks for whole kernels.
+
+    Args:
+        model: any; one without an argument `ranks` has none.
+        purpose: what can't be done, after "its kernels are in two parts and".
+    """
+    ranks = getattr(model, "ranks", None)
+    if ranks:
+        raise ValueError(
+            f"{model.name!r} has ranks for {len(ranks)} dense products, {next(iter(ranks))!r} among them: its kernels "
+            f"are in two parts and {purpose}. Take the model that it came from, or "
+            "compression.fuse(model, compression.factored_ranks(model))."
+        )
+
+
 def check_rank(name: str, rank: int, shape: tuple[int, int]) -> None:
     """Raise ValueError unless a matrix of this shape can have this rank."""
     positive_integer(f"rank of {name!r}", rank)

@@ -1,0 +1,241 @@
+"""The dense products of a model, which of them can be exchanged, and a copy of the model with some exchanged."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple, TypeVar
+
+import keras
+
+from keras_transformer.compression.low_rank import Factors
+from keras_transformer.layers.low_rank_dense import LowRankDense, Ranks
+
+KINDS = (keras.layers.Dense,)
+"""Classes of layers that compute activation(x W + b) and no more."""
+
+Model = TypeVar("Model", bound=keras.Model)
+
+
+class Product(NamedTuple):
+    """A dense product in a model."""
+
+    path: str  # names of the layers around it and its own: "encoder_0/attention/query"
+    layer: keras.layers.Layer  # `Dense` or `LowRankDense`
+    hindrance: str | None  # why it can't be exchanged, as the end of a sentence
+
+
+def dense_products(model: keras.Model) -> list[Product]:
+    """Find every dense product, in the order of the layers.
+
+    Those can be exchanged that are layers of the graph of a Functional or Sequential model, or of one inside it, and
+    those in a layer or model with an argument `ranks`, as ours have.
+
+    Raises:
+        ValueError: if there is none at all.
+    """
+    found = list(_products(model))
+    if not found:
+        raise ValueError(
+            f"model {model.name!r} ({type(model).__name__}) has no dense layer, so nothing to factorise. A subclassed "
+            "model shows its layers only when it is built: call it on one batch."
+        )
+    times = Counter(id(layer) for _, layer, _ in found)
+    owners = _owners(model)
+    return [Product(path, layer, _hindrance(layer, barrier, times, owners)) for path, layer, barrier in found]
+
+
+def chosen_products(model: keras.Model, names: Sequence[str] | None, *, factored: bool = False) -> dict[str, Product]:
+    """Products that can be exchanged, by path.
+
+    Args:
+        model: built.
+        names: paths or shell patterns such as "encoder_*/feed_forward/*"; None = all that can be.
+        factored: True to take those that are factorised already, too; by name they are refused otherwise.
+
+    Raises:
+        TypeError: if `names` is one string.
+        ValueError: if there is none; if a pattern fits none, or one that can't be exchanged, with the reason.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"names={names!r} must be a list of paths or patterns. Use names=[{names!r}].")
+    found = dense_products(model)
+    if not factored:
+        found = [one if one.hindrance else _whole_only(one) for one in found]
+    if names is None:
+        wanted = [one for one in found if one.hindrance is None]
+        if not wanted:
+            raise ValueError(
+                f"model {model.name!r} has no dense product that can be exchanged: "
+                f"{'; '.join(f'{one.path!r} {one.hindrance}' for one in found)}."
+            )
+        return {one.path: one for one in wanted}
+    for pattern in names:
+        fitting = [one for one in found if fnmatchcase(one.path, pattern)]
+        if not fitting:
+            raise ValueError(
+                f"names has {pattern!r}, which fits none of the dense products {[one.path for one in found]}. "
+                "Use their paths, with * for any part."
+            )
+        for one in fitting:
+            if one.hindrance is not None:
+                raise ValueError(f"{one.path!r} can't be exchanged: it {one.hindrance}. Leave it out of `names`.")
+    return {one.path: one for one in found if any(fnmatchcase(one.path, pattern) for pattern in names)}
+
+
+def factored_ranks(model: keras.Model) -> dict[str, int]:
+    """Path -> rank of each product of `model` that is factorised; none for a model without dense layers."""
+    return {path: layer.rank for path, layer, _ in _products(model) if isinstance(layer, LowRankDense)}
+
+
+def exchanged(model: Model, ranks: Ranks, factors: Mapping[str, Factors] | None = None) -> Model:
+    """Return a copy of `model` that has just the products of `ranks` factorised, with its weights.
+
+    Args:
+        model: isn't changed. One of ours is built anew by its config, another by `keras.models.clone_model`.
+        ranks: by path, of products that can be exchanged.
+        factors: of each product that is to be factorised and isn't yet.
+    """
+    copy = _rebuilt(model, ranks)
+    _copy_weights(copy, model, "", factors or {})
+    return copy
+
+
+def _products(
+    layer: keras.layers.Layer, prefix: str = "", barrier: keras.layers.Layer | None = None
+) -> Iterator[tuple[str, keras.layers.Layer, keras.layers.Layer | None]]:
+    """Path and layer of each product below `layer`, and the outermost layer through which it can't be exchanged."""
+    if barrier is None and not (hasattr(layer, "ranks") or _has_graph(layer)):
+        barrier = layer
+    for part in parts_of(layer):
+        path = prefix + part.name
+        if isinstance(part, keras.layers.Dense | LowRankDense):
+            yield path, part, barrier
+        else:
+            yield from _products(part, f"{path}/", barrier)
+
+
+def parts_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that a layer or model is made of, without those inside them."""
+    if isinstance(layer, keras.Model):
+        return list(layer.layers)
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def _hindrance(
+    layer: keras.layers.Layer,
+    barrier: keras.layers.Layer | None,
+    times: Mapping[int, int],
+    owners: Mapping[int, list[keras.layers.Layer]],
+) -> str | None:
+    if barrier is not None:
+        return f"lies inside {barrier.name!r} ({type(barrier).__name__}), which has no argument `ranks` to be told by"
+    if times[id(layer)] > 1:
+        return f"is a part of {times[id(layer)]} layers, which would have one each in a copy"
+    if not layer.built:
+        return "has no weights yet: call the model on one batch"
+    if isinstance(layer, LowRankDense):
+        return None
+    if type(layer) not in KINDS:
+        return f"is a {type(layer).__name__}, which may compute something else"
+    if layer.lora_enabled or layer.quantization_mode is not None:
+        return "has a kernel with LoRA or in integers"
+    others = [owner.name for owner in owners[id(layer.kernel)] if owner is not layer]
+    if others:
+        return f"shares its kernel with {others[0]!r}, which needs it whole"
+    for what in ("kernel_regularizer", "kernel_constraint", "bias_regularizer", "bias_constraint"):
+        if getattr(layer, what) is not None:
+            return f"has a {what}, which factors don't have"
+    return None
+
+
+def _whole_only(product: Product) -> Product:
+    if not isinstance(product.layer, LowRankDense):
+        return product
+    return product._replace(hindrance=f"is factorised already, with rank {product.layer.rank}: fuse it first")
+
+
+def _owners(model: keras.Model) -> dict[int, list[keras.layers.Layer]]:
+    """Id of a weight -> the layers that hold it themselves."""
+    owners: dict[int, list[keras.layers.Layer]] = {}
+    for layer in model._flatten_layers():
+        for weight in own_weights(layer):
+            owners.setdefault(id(weight), []).append(layer)
+    return owners
+
+
+def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The weights of a layer that aren't those of its parts."""
+    below = {id(weight) for part in parts_of(layer) for weight in part.weights}
+    return [weight for weight in layer.weights if id(weight) not in below]
+
+
+def _has_graph(layer: Any) -> bool:
+    return isinstance(layer, keras.Model) and getattr(layer, "inputs", None) is not None
+
+
+def _rebuilt(model: keras.Model, ranks: Ranks) -> Any:
+    if hasattr(model, "ranks"):  # its config holds them
+        return type(model).from_config({**model.get_config(), "ranks": dict(ranks)})
+    parts: dict[str, dict[str, int]] = {}
+    for path, rank in ranks.items():
+        part, _, rest = path.partition("/")
+        parts.setdefault(part, {})[rest] = rank
+
+    def exchange(layer: keras.Operation) -> keras.Operation:
+        if not isinstance(layer, keras.layers.Layer):
+            return layer  # an operation of the graph has no weights
+        return _layer_with(layer, parts.get(layer.name, {}))
+
+    return keras.models.clone_model(model, clone_function=exchange)
+
+
+def _layer_with(layer: keras.layers.Layer, ranks: Ranks) -> keras.layers.Layer:
+    """A new layer with the config of `layer`, and the products of `ranks` factorised."""
+    if _has_graph(layer):
+        return _rebuilt(layer, ranks)
+    if isinstance(layer, LowRankDense) or "" in ranks:
+        return _dense_with(layer, ranks.get(""))
+    config = layer.get_config()
+    return type(layer).from_config({**config, "ranks": dict(ranks)} if hasattr(layer, "ranks") else config)
+
+
+def _dense_with(layer: keras.layers.Layer, rank: int | None) -> keras.layers.Layer:
+    options: dict[str, Any] = {
+        "activation": layer.activation,
+        "use_bias": layer.use_bias,
+        "activity_regularizer": layer.activity_regularizer,
+        "name": layer.name,
+        "trainable": layer.trainable,
+        "dtype": layer.dtype_policy,
+    }
+    if rank is None:
+        return keras.layers.Dense(layer.units, **options)
+    return LowRankDense(layer.units, rank, **options)
+
+
+def _copy_weights(
+    ours: keras.layers.Layer, theirs: keras.layers.Layer, path: str, factors: Mapping[str, Factors]
+) -> None:
+    """Assign to a layer what an alike one has, or to its products what computes the same."""
+    if isinstance(theirs, keras.layers.Dense | LowRankDense) and type(ours) is not type(theirs):
+        _copy_product(ours, theirs, factors.get(path))
+        return
+    _assign(own_weights(ours), own_weights(theirs))
+    for our_part, their_part in zip(parts_of(ours), parts_of(theirs), strict=True):
+        below = f"{path}/{their_part.name}" if path else their_part.name
+        _copy_weights(our_part, their_part, below, factors)
+
+
+def _copy_product(ours: keras.layers.Layer, theirs: keras.layers.Layer, factors: Factors | None) -> None:
+    if isinstance(ours, LowRankDense) and factors is not None:
+        ours.left.kernel.assign(factors.left)
+        ours.right.kernel.assign(factors.right)
+    else:
+        ours.kernel.assign(theirs.kernel)
+    if theirs.bias is not None:
+        ours.bias.assign(theirs.bias)
+
+
+def _assign(ours: Iterable[keras.Variable], theirs: Iterable[keras.Variable]) -> None:
+    for our_weight, their_weight in zip(ours, theirs, strict=True):
+        our_weight.assign(their_weight)
