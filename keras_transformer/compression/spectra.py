@@ -112,6 +112,6 @@ def _root(metric: np.ndarray, inputs: int) -> np.ndarray:
         values, directions = np.linalg.eigh(metric)
     if values.min() < -1e-6 * mean * inputs:
         raise ValueError(
-            f"a metric that goes down to {values.min()} is none: squares aren't negative. Give X^T X, or squared slopes."
+            f"a metric that goes down to {values.min()} is none: squares aren't. Give X^T X, or squared slopes."
         )
     return np.sqrt(np.maximum(values, 0.0) + RIDGE * mean)[:, None] * directions.T

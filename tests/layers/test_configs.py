@@ -97,7 +97,7 @@ EXAMPLES = {
     layers.MeanPooling: ({}, lambda x: ((x,), {"real": REAL})),
     layers.FirstTokenPooling: ({"ranks": {"dense": 2}}, lambda x: ((x,), {})),
     layers.LowRankDense: (
-        {"units": 5, "rank": 3, "activation": "gelu_tanh", "use_bias": False},
+        {"units": 5, "rank": 3, "activation": "relu", "use_bias": False},
         lambda x: ((x,), {}),
     ),
     layers.TokenBias: ({}, lambda x: ((x,), {})),

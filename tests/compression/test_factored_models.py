@@ -1,0 +1,125 @@
+"""A model with factors is a model like any other: saved, cloned, trained, distilled, written by token, exported."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import LABELS, MAX_LENGTH, TEXTS
+from keras import ops
+from weights import normal, randomise
+
+from keras_transformer import export, model_file
+from keras_transformer.compression import factored_ranks, factorise_kernels, fuse, kernel_spectra, ranks_of_share
+from keras_transformer.distillation import Distiller, LossTerm, soft_targets, true_labels
+from keras_transformer.export import lite_operators
+from keras_transformer.models import CausalLM, TextClassifier
+
+IDS = np.array([[2, 17, 28, 5, 0], [3, 7, 11, 13, 19]], "int32")
+SIZES = {"vocab_size": 29, "num_layers": 1, "model_dim": 14, "num_heads": 7, "inner_dim": 11, "max_length": 13}
+
+
+@pytest.fixture
+def factored():
+    model = randomise(TextClassifier(num_classes=3, **SIZES), scale=0.4)
+    return factorise_kernels(model, ranks_of_share(kernel_spectra(model), 0.4))
+
+
+def plain_model():
+    inputs = keras.Input((7,))
+    x = keras.layers.Dense(11, "tanh", name="first")(inputs)
+    return factorise_kernels(keras.Model(inputs, keras.layers.Dense(3, name="last")(x)), {"first": 2, "last": 1})
+
+
+def test_a_file_gives_ranks_and_answers_back(factored, tmp_path):
+    assert len(factored_ranks(factored)) == 6
+    factored.save(tmp_path / "factored.keras")
+    loaded = model_file.load_model(tmp_path / "factored.keras")
+    assert factored_ranks(loaded) == factored_ranks(factored)
+    np.testing.assert_array_equal(loaded(IDS), factored(IDS))
+    plain = plain_model()
+    plain.save(tmp_path / "plain.keras")
+    loaded = model_file.load_model(tmp_path / "plain.keras")
+    assert factored_ranks(loaded) == {"first": 2, "last": 1}
+    np.testing.assert_array_equal(loaded(normal(5, 7)), plain(normal(5, 7)))
+
+
+def test_the_config_is_json_and_makes_the_same_layers(factored):
+    config = json.loads(json.dumps(factored.get_config()))
+    assert config["ranks"] == factored_ranks(factored) == factored.ranks
+    again = TextClassifier.from_config(config)
+    assert [weight.path for weight in again.weights] == [weight.path for weight in factored.weights]
+    again.set_weights(factored.get_weights())
+    np.testing.assert_array_equal(again(IDS), factored(IDS))
+
+
+def test_both_factors_learn_and_keep_their_rank(factored):
+    before = {weight.path: weight.numpy() for weight in factored.trainable_weights}
+    factored.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    losses = factored.fit(IDS, np.array([1, 2]), epochs=30, verbose=0).history["loss"]
+    assert losses[-1] < 0.5 * losses[0]
+    inner = factored.get_layer("encoder_0").feed_forward.inner
+    for part in (inner.left, inner.right):
+        assert np.abs(part.kernel.numpy() - before[part.kernel.path]).max() > 1e-3
+    assert np.linalg.matrix_rank(ops.convert_to_numpy(inner.kernel)) == inner.rank
+    whole = fuse(factored, factored_ranks(factored))
+    np.testing.assert_allclose(whole(IDS), factored(IDS), atol=1e-5, rtol=0)
+
+
+def test_it_learns_from_the_model_that_it_came_from():
+    rows = normal(64, 7)
+    inputs = keras.Input((7,))
+    x = keras.layers.Dense(11, "tanh", name="first")(inputs)
+    teacher = randomise(keras.Model(inputs, keras.layers.Dense(3, name="last")(x)))
+    student = factorise_kernels(teacher, {"first": 2, "last": 2})
+    labels = np.argmax(teacher(rows), axis=-1).astype("int32")
+    terms = [LossTerm("true_labels", 0.1, true_labels), LossTerm("soft_targets", 0.9, soft_targets(2.0))]
+    distiller = Distiller(student, teacher, terms)
+    distiller.compile(keras.optimizers.Adam(0.02))
+
+    def distance():
+        return float(np.abs(ops.softmax(student(rows)) - ops.softmax(teacher(rows))).mean())
+
+    before = distance()
+    distiller.fit(rows, labels, batch_size=16, epochs=15, verbose=0)
+    assert distance() < 0.7 * before
+    assert factored_ranks(distiller.student) == {"first": 2, "last": 2}
+
+
+def test_mixed_precision_computes_in_half_and_keeps_float32_factors():
+    model = randomise(TextClassifier(num_classes=3, dtype="mixed_bfloat16", **SIZES), scale=0.3)
+    factored = factorise_kernels(model, {name: min(one.kernel.shape) for name, one in kernel_spectra(model).items()})
+    assert factored.dtype_policy.name == "mixed_bfloat16"
+    assert {weight.dtype for weight in factored.weights} == {"float32"}
+    np.testing.assert_allclose(factored(IDS), model(IDS), atol=0.1)
+
+
+def test_tokens_one_by_one_give_what_the_whole_sequence_does():
+    model = randomise(CausalLM(tie_embeddings=False, **SIZES), scale=0.4)
+    factored = factorise_kernels(model, ranks_of_share(kernel_spectra(model), 0.4))
+    assert "logits" in factored_ranks(factored)
+    ids = IDS[1:]
+    want = factored(ids)
+    found = factored.prompt(ids[:, :3], room=5)
+    np.testing.assert_allclose(found.logits, want[:, 2], atol=1e-5)
+    logits, state = factored.step(ids[:, 3], found.state)
+    np.testing.assert_allclose(logits, want[:, 3], atol=1e-5)
+    np.testing.assert_allclose(factored.step(ids[:, 4], state)[0], want[:, 4], atol=1e-5)
+
+
+def test_it_is_exported_and_agrees(small_model, small_tokenizer, tmp_path):
+    parts = {"tokenizer": small_tokenizer, "labels": LABELS, "max_length": MAX_LENGTH, "examples": TEXTS}
+    factored = factorise_kernels(small_model, {"encoder_0/feed_forward/outer": 3, "encoder_0/attention/value": 2})
+    reports = [
+        export.tflite(model, tmp_path / f"{name}.tflite", **parts, quantize="none")
+        for name, model in (("whole", small_model), ("factored", factored))
+    ]
+    assert reports[1].max_abs_logit_error < 1e-5
+    assert reports[1].operators == reports[0].operators
+    saved = small_model.count_params() - factored.count_params()
+    assert saved > 0
+    products = [
+        sum(signature.in_file["FULLY_CONNECTED"] for signature in lite_operators.signature_operators(report.path))
+        for report in reports
+    ]
+    assert products[1] == products[0] + 2
