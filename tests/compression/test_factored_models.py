@@ -5,7 +5,6 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import LABELS, MAX_LENGTH, TEXTS
 from keras import ops
 from weights import normal, randomise
 
@@ -32,7 +31,7 @@ def plain_model():
 
 
 def test_a_file_gives_ranks_and_answers_back(factored, tmp_path):
-    assert len(factored_ranks(factored)) == 6
+    assert len(factored_ranks(factored)) == 7
     factored.save(tmp_path / "factored.keras")
     loaded = model_file.load_model(tmp_path / "factored.keras")
     assert factored_ranks(loaded) == factored_ranks(factored)
@@ -55,13 +54,14 @@ def test_the_config_is_json_and_makes_the_same_layers(factored):
 
 def test_both_factors_learn_and_keep_their_rank(factored):
     before = {weight.path: weight.numpy() for weight in factored.trainable_weights}
-    factored.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    factored.compile(keras.optimizers.Adam(0.01), loss, jit_compile=False)
     losses = factored.fit(IDS, np.array([1, 2]), epochs=30, verbose=0).history["loss"]
     assert losses[-1] < 0.5 * losses[0]
     inner = factored.get_layer("encoder_0").feed_forward.inner
     for part in (inner.left, inner.right):
         assert np.abs(part.kernel.numpy() - before[part.kernel.path]).max() > 1e-3
-    assert np.linalg.matrix_rank(ops.convert_to_numpy(inner.kernel)) == inner.rank
+    assert np.linalg.matrix_rank(ops.convert_to_numpy(inner.kernel), tol=1e-5) == inner.rank
     whole = fuse(factored, factored_ranks(factored))
     np.testing.assert_allclose(whole(IDS), factored(IDS), atol=1e-5, rtol=0)
 
@@ -75,7 +75,7 @@ def test_it_learns_from_the_model_that_it_came_from():
     labels = np.argmax(teacher(rows), axis=-1).astype("int32")
     terms = [LossTerm("true_labels", 0.1, true_labels), LossTerm("soft_targets", 0.9, soft_targets(2.0))]
     distiller = Distiller(student, teacher, terms)
-    distiller.compile(keras.optimizers.Adam(0.02))
+    distiller.compile(keras.optimizers.Adam(0.02), jit_compile=False)
 
     def distance():
         return float(np.abs(ops.softmax(student(rows)) - ops.softmax(teacher(rows))).mean())
@@ -108,7 +108,12 @@ def test_tokens_one_by_one_give_what_the_whole_sequence_does():
 
 
 def test_it_is_exported_and_agrees(small_model, small_tokenizer, tmp_path):
-    parts = {"tokenizer": small_tokenizer, "labels": LABELS, "max_length": MAX_LENGTH, "examples": TEXTS}
+    parts = {
+        "tokenizer": small_tokenizer,
+        "labels": ["negative", "neutral", "positive"],
+        "max_length": small_model.max_length,
+        "examples": ["a fine and funny film", "a dull film", "funny!"],
+    }
     factored = factorise_kernels(small_model, {"encoder_0/feed_forward/outer": 3, "encoder_0/attention/value": 2})
     reports = [
         export.tflite(model, tmp_path / f"{name}.tflite", **parts, quantize="none")
