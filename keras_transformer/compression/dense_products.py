@@ -1,19 +1,16 @@
-"""The dense products of a model, which of them can be exchanged, and a copy of the model with some exchanged."""
+"""The dense products of a model, and which of them can be exchanged for others."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import keras
 
-from keras_transformer.compression.low_rank import Factors
-from keras_transformer.layers.low_rank_dense import LowRankDense, Ranks
+from keras_transformer.layers.low_rank_dense import LowRankDense
 
 KINDS = (keras.layers.Dense,)
 """Classes of layers that compute activation(x W + b) and no more."""
-
-Model = TypeVar("Model", bound=keras.Model)
 
 
 class Product(NamedTuple):
@@ -87,24 +84,11 @@ def factored_ranks(model: keras.Model) -> dict[str, int]:
     return {path: layer.rank for path, layer, _ in _products(model) if isinstance(layer, LowRankDense)}
 
 
-def exchanged(model: Model, ranks: Ranks, factors: Mapping[str, Factors] | None = None) -> Model:
-    """Return a copy of `model` that has just the products of `ranks` factorised, with its weights.
-
-    Args:
-        model: isn't changed. One of ours is built anew by its config, another by `keras.models.clone_model`.
-        ranks: by path, of products that can be exchanged.
-        factors: of each product that is to be factorised and isn't yet.
-    """
-    copy = _rebuilt(model, ranks)
-    _copy_weights(copy, model, "", factors or {})
-    return copy
-
-
 def _products(
     layer: keras.layers.Layer, prefix: str = "", barrier: keras.layers.Layer | None = None
 ) -> Iterator[tuple[str, keras.layers.Layer, keras.layers.Layer | None]]:
     """Path and layer of each product below `layer`, and the outermost layer through which it can't be exchanged."""
-    if barrier is None and not (hasattr(layer, "ranks") or _has_graph(layer)):
+    if barrier is None and not (hasattr(layer, "ranks") or has_graph(layer)):
         barrier = layer
     for part in parts_of(layer):
         path = prefix + part.name
@@ -169,73 +153,6 @@ def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [weight for weight in layer.weights if id(weight) not in below]
 
 
-def _has_graph(layer: Any) -> bool:
+def has_graph(layer: Any) -> bool:
+    """Whether it is a Functional or Sequential model."""
     return isinstance(layer, keras.Model) and getattr(layer, "inputs", None) is not None
-
-
-def _rebuilt(model: keras.Model, ranks: Ranks) -> Any:
-    if hasattr(model, "ranks"):  # its config holds them
-        return type(model).from_config({**model.get_config(), "ranks": dict(ranks)})
-    parts: dict[str, dict[str, int]] = {}
-    for path, rank in ranks.items():
-        part, _, rest = path.partition("/")
-        parts.setdefault(part, {})[rest] = rank
-
-    def exchange(layer: keras.Operation) -> keras.Operation:
-        if not isinstance(layer, keras.layers.Layer):
-            return layer  # an operation of the graph has no weights
-        return _layer_with(layer, parts.get(layer.name, {}))
-
-    return keras.models.clone_model(model, clone_function=exchange)
-
-
-def _layer_with(layer: keras.layers.Layer, ranks: Ranks) -> keras.layers.Layer:
-    """A new layer with the config of `layer`, and the products of `ranks` factorised."""
-    if _has_graph(layer):
-        return _rebuilt(layer, ranks)
-    if isinstance(layer, LowRankDense) or "" in ranks:
-        return _dense_with(layer, ranks.get(""))
-    config = layer.get_config()
-    return type(layer).from_config({**config, "ranks": dict(ranks)} if hasattr(layer, "ranks") else config)
-
-
-def _dense_with(layer: keras.layers.Layer, rank: int | None) -> keras.layers.Layer:
-    options: dict[str, Any] = {
-        "activation": layer.activation,
-        "use_bias": layer.use_bias,
-        "activity_regularizer": layer.activity_regularizer,
-        "name": layer.name,
-        "trainable": layer.trainable,
-        "dtype": layer.dtype_policy,
-    }
-    if rank is None:
-        return keras.layers.Dense(layer.units, **options)
-    return LowRankDense(layer.units, rank, **options)
-
-
-def _copy_weights(
-    ours: keras.layers.Layer, theirs: keras.layers.Layer, path: str, factors: Mapping[str, Factors]
-) -> None:
-    """Assign to a layer what an alike one has, or to its products what computes the same."""
-    if isinstance(theirs, keras.layers.Dense | LowRankDense) and type(ours) is not type(theirs):
-        _copy_product(ours, theirs, factors.get(path))
-        return
-    _assign(own_weights(ours), own_weights(theirs))
-    for our_part, their_part in zip(parts_of(ours), parts_of(theirs), strict=True):
-        below = f"{path}/{their_part.name}" if path else their_part.name
-        _copy_weights(our_part, their_part, below, factors)
-
-
-def _copy_product(ours: keras.layers.Layer, theirs: keras.layers.Layer, factors: Factors | None) -> None:
-    if isinstance(ours, LowRankDense) and factors is not None:
-        ours.left.kernel.assign(factors.left)
-        ours.right.kernel.assign(factors.right)
-    else:
-        ours.kernel.assign(theirs.kernel)
-    if theirs.bias is not None:
-        ours.bias.assign(theirs.bias)
-
-
-def _assign(ours: Iterable[keras.Variable], theirs: Iterable[keras.Variable]) -> None:
-    for our_weight, their_weight in zip(ours, theirs, strict=True):
-        our_weight.assign(their_weight)

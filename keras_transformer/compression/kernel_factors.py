@@ -15,7 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_transformer.compression.dense_products import chosen_products, exchanged, factored_ranks
+from keras_transformer.compression.dense_products import chosen_products, factored_ranks
+from keras_transformer.compression.exchanged_products import exchanged
 from keras_transformer.compression.rank_choices import Spectra, check_ranks
 from keras_transformer.compression.spectra import Spectrum, spectrum
 

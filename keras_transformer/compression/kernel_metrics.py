@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_transformer.compression.dense_products import chosen_products, exchanged, factored_ranks
+from keras_transformer.compression.dense_products import chosen_products, factored_ranks
+from keras_transformer.compression.exchanged_products import exchanged
 from keras_transformer.layers.masks import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
