@@ -8,17 +8,19 @@ What comes out is a model like any other: it is compiled, trained, distilled, ta
 `Dense` is a `LowRankDense`. The model that is factorised isn't changed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import TypeVar
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_transformer.compression.dense_products import chosen_products, factored_ranks
+from keras_transformer.compression.dense_products import chosen_products, dense_products, factored_ranks
 from keras_transformer.compression.exchanged_products import exchanged
 from keras_transformer.compression.rank_choices import Spectra, check_ranks
 from keras_transformer.compression.spectra import Spectrum, spectrum
+from keras_transformer.layers.low_rank_dense import LowRankDense
 
 Model = TypeVar("Model", bound=keras.Model)
 
@@ -96,18 +98,15 @@ def fuse(model: Model, names: Sequence[str] | Mapping[str, int] | None = None) -
             whose factors have no fewer weights than the kernel, r (D + F) >= D F; there may be none.
 
     Raises:
-        ValueError: if nothing in the model is factorised, or a name fits nothing that is.
+        TypeError: if `names` is one string.
+        ValueError: if nothing in the model is factorised, a name fits nothing that is, or one that can't be exchanged.
     """
     ranks = factored_ranks(model)
     if not ranks:
         raise ValueError(f"model {model.name!r} has no factorised products, so nothing to fuse. Use it as it is.")
-    products = chosen_products(model, list(ranks), factored=True)
-    if names is None:
-        gone = {name for name, product in products.items() if not _pays(product.layer)}
-    else:
-        gone = set(chosen_products(model, list(names), factored=True))
-        if not gone <= set(ranks):
-            raise ValueError(f"{min(gone - set(ranks))!r} isn't factorised. Name some of {sorted(ranks)}.")
+    gone = _without_gain(model) if names is None else _fitting(names, ranks)
+    if gone:
+        chosen_products(model, gone, factored=True)  # refuses what can't be exchanged
     return exchanged(model, {name: rank for name, rank in ranks.items() if name not in gone})
 
 
@@ -115,6 +114,24 @@ def _kernel(layer: keras.layers.Layer) -> np.ndarray:
     return ops.convert_to_numpy(layer.kernel)
 
 
-def _pays(layer: keras.layers.Layer) -> bool:
-    inputs, units = layer.left.kernel.shape[0], layer.units
-    return layer.rank * (inputs + units) < inputs * units
+def _without_gain(model: keras.Model) -> list[str]:
+    """Paths of factors that have no fewer weights than their kernel, where they can be exchanged."""
+    found = []
+    for path, layer, hindrance in dense_products(model):
+        if isinstance(layer, LowRankDense) and hindrance is None:
+            inputs = layer.left.kernel.shape[0]
+            if layer.rank * (inputs + layer.units) >= inputs * layer.units:
+                found.append(path)
+    return found
+
+
+def _fitting(patterns: Iterable[str], ranks: Mapping[str, int]) -> list[str]:
+    if isinstance(patterns, str):
+        raise TypeError(f"names={patterns!r} must be a list of paths or patterns. Use names=[{patterns!r}].")
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in ranks):
+            raise ValueError(
+                f"names has {pattern!r}, which fits none of the factorised products {sorted(ranks)}. Use their paths, "
+                "with * for any part."
+            )
+    return [name for name in ranks if any(fnmatchcase(name, pattern) for pattern in patterns)]

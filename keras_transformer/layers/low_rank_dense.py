@@ -50,10 +50,9 @@ class LowRankDense(keras.layers.Layer):
         positive_integer("rank", rank)
         self.units, self.rank, self.use_bias = units, rank, use_bias
         self.activation = activation_named(activation)
-        self.left = keras.layers.Dense(rank, use_bias=False, name="left", dtype=self.dtype_policy)
-        self.right = keras.layers.Dense(
-            units, activation=self.activation, use_bias=use_bias, name="right", dtype=self.dtype_policy
-        )
+        options = {"dtype": self.dtype_policy, "trainable": self.trainable}  # Keras freezes only parts that are there
+        self.left = keras.layers.Dense(rank, use_bias=False, name="left", **options)
+        self.right = keras.layers.Dense(units, self.activation, use_bias=use_bias, name="right", **options)
         self.supports_masking = True  # as `keras.layers.Dense`
 
     def build(self, input_shape: tuple) -> None:
