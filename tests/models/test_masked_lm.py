@@ -79,7 +79,6 @@ def test_one_batch_of_hidden_tokens_is_learned_by_heart_within_200_steps():
 
 def test_a_file_gives_back_the_model_with_each_argument_and_its_frozen_layers(tmp_path):
     arguments = {"max_length": 17, "embedding_dim": 7, "dropout": 0.25, "norm_first": True, "head_dim": 4}
-    arguments |= {"ranks": {"encoder_0/feed_forward/inner": 3, "transform": 2}}
     model = masked_lm(**arguments, name="reader")
     model.get_layer("encoder_0").trainable = False
     given = set(inspect.signature(MaskedLM.__init__).parameters) - {"self", "name", "dtype"}
