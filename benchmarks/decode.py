@@ -96,7 +96,7 @@ def main() -> None:
     """Measure and write the page."""
     options = arguments()
     plan = QUICK if options.quick else FULL
-    started = [start(name, options) for name in options.ways or WAYS]
+    started = [start(name, WAYS[name], options) for name in options.ways or WAYS]
     absent = {peer.name: peer.absent for peer in started if peer.absent}
     peers = [peer for peer in started if not peer.absent]
     results: Results = {}
@@ -151,9 +151,9 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def start(name: str, options: argparse.Namespace) -> Peer:
+def start(name: str, way: tuple[str, ...], options: argparse.Namespace) -> Peer:
     """The process of one way, with as many threads as all others."""
-    interpreter, module, *words = WAYS[name]
+    interpreter, module, *words = way
     threads = str(options.threads)
     environment = {"OMP_NUM_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])

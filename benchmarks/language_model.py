@@ -156,7 +156,8 @@ def page(results: SeedResults, sizes: Sizes) -> str:
     one = results.of(results.seeds[0])[OURS]
     lines = [
         "# A language model of GPT-2's layout",
-        f"Command: `python benchmarks/language_model.py --torch-python PATH {' '.join(results.seeds)}`",
+        f"Command: `python benchmarks/language_model.py --torch-python PATH --steps {sizes.steps} "
+        f"{' '.join(results.seeds)}`",
         "Machine: " + ", ".join(f"{name} {value}" for name, value in benchmark.machine().items()),
         f"PyTorch: {results.peer}",
         f"{sizes}; numbers in {fastest_policy()}; {one['tokens']:,} training tokens, {one['n']} test chapters, each "

@@ -36,7 +36,7 @@ from keras_transformer.training.token_losses import MaskedCrossEntropy
 from keras_transformer.training.token_metrics import TokenAccuracy
 
 RESULT = Path(__file__).parent / "results" / "translator_steps.md"
-STEPS, ROUNDS = 40, 5
+STEPS, ROUNDS = 40, 3
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 Round = Callable[[], float]
 """Train on all batches once -> seconds."""

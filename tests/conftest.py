@@ -1,5 +1,6 @@
 """The same start for each test, and small things made once for many: a classifier, a tokenizer, a bundle of both."""
 
+import gc
 import random
 import sys
 from pathlib import Path
@@ -18,6 +19,20 @@ def pytest_configure(config):
     config.addinivalue_line(
         "filterwarnings", "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
     )
+
+
+def pytest_collection_finish():
+    """What importing TensorFlow has left is looked through by no later garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Files of a folder whose session fixtures take long run in one process, so that those are made once."""
+    from file_groups import FolderScheduling
+
+    return FolderScheduling(config, log) if config.option.dist == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +54,15 @@ def same_numbers_after():
     if keras is not None:
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """`run` or `start` a program as `python -c` does, but with TensorFlow already imported."""
+    from forked import Forks
+
+    with Forks() as forks:
+        yield forks
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,16 @@
 """The dense products of a model, and which of them can be exchanged for others."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import keras
 
+from keras_transformer.layers.dense import Dense
+from keras_transformer.layers.integer_policy import IntegerPolicy
 from keras_transformer.layers.low_rank_dense import LowRankDense
 
-KINDS = (keras.layers.Dense,)
+KINDS = (keras.layers.Dense, Dense)
 """Classes of layers that compute activation(x W + b) and no more."""
 
 
@@ -28,7 +29,7 @@ def dense_products(model: keras.Model) -> list[Product]:
     those in a layer or model with an argument `ranks`, as ours have.
 
     Raises:
-        ValueError: if there is none at all.
+        ValueError: if there is none at all; if layers share weights otherwise than by being called several times.
     """
     found = list(_products(model))
     if not found:
@@ -36,9 +37,8 @@ def dense_products(model: keras.Model) -> list[Product]:
             f"model {model.name!r} ({type(model).__name__}) has no dense layer, so nothing to factorise. A subclassed "
             "model shows its layers only when it is built: call it on one batch."
         )
-    times = Counter(id(layer) for _, layer, _ in found)
-    owners = _owners(model)
-    return [Product(path, layer, _hindrance(layer, barrier, times, owners)) for path, layer, barrier in found]
+    refuse_sharing(model)
+    return [Product(path, layer, _hindrance(layer, barrier)) for path, layer, barrier in found]
 
 
 def chosen_products(model: keras.Model, names: Sequence[str] | None, *, factored: bool = False) -> dict[str, Product]:
@@ -105,27 +105,19 @@ def parts_of(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
-def _hindrance(
-    layer: keras.layers.Layer,
-    barrier: keras.layers.Layer | None,
-    times: Mapping[int, int],
-    owners: Mapping[int, list[keras.layers.Layer]],
-) -> str | None:
+def _hindrance(layer: keras.layers.Layer, barrier: keras.layers.Layer | None) -> str | None:
     if barrier is not None:
         return f"lies inside {barrier.name!r} ({type(barrier).__name__}), which has no argument `ranks` to be told by"
-    if times[id(layer)] > 1:
-        return f"is a part of {times[id(layer)]} layers, which would have one each in a copy"
     if not layer.built:
         return "has no weights yet: call the model on one batch"
+    if isinstance(layer.dtype_policy, IntegerPolicy):
+        return "computes with fake integers: factorise or fuse plain(model), and make that quantization_aware"
     if isinstance(layer, LowRankDense):
         return None
     if type(layer) not in KINDS:
         return f"is a {type(layer).__name__}, which may compute something else"
     if layer.lora_enabled or layer.quantization_mode is not None:
         return "has a kernel with LoRA or in integers"
-    others = [owner.name for owner in owners[id(layer.kernel)] if owner is not layer]
-    if others:
-        return f"shares its kernel with {others[0]!r}, which needs it whole"
     for what in ("kernel_regularizer", "kernel_constraint", "bias_regularizer", "bias_constraint"):
         if getattr(layer, what) is not None:
             return f"has a {what}, which factors don't have"
@@ -138,13 +130,26 @@ def _whole_only(product: Product) -> Product:
     return product._replace(hindrance=f"is factorised already, with rank {product.layer.rank}: fuse it first")
 
 
-def _owners(model: keras.Model) -> dict[int, list[keras.layers.Layer]]:
-    """Id of a weight -> the layers that hold it themselves."""
-    owners: dict[int, list[keras.layers.Layer]] = {}
-    for layer in model._flatten_layers():
-        for weight in own_weights(layer):
-            owners.setdefault(id(weight), []).append(layer)
-    return owners
+def refuse_sharing(model: keras.Model) -> None:
+    """Raise ValueError if two layers hold one layer or weight: each would have its own in a copy made by configs.
+
+    What has an argument `ranks` builds its parts anew by itself, shared as they were.
+    """
+    holders: dict[int, keras.layers.Layer] = {}
+    waiting: list[keras.layers.Layer] = [model]
+    while waiting:
+        holder = waiting.pop()
+        if hasattr(holder, "ranks"):
+            continue
+        parts = parts_of(holder)
+        for held in (*parts, *own_weights(holder)):
+            other = holders.setdefault(id(held), holder)
+            if other is not holder:
+                raise ValueError(
+                    f"{other.name!r} and {holder.name!r} in model {model.name!r} share {held.path!r}, and would have "
+                    "one each in a copy. Let one layer be called in both places of the graph."
+                )
+        waiting += parts
 
 
 def own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:

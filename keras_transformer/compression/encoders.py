@@ -4,8 +4,6 @@ from typing import Any
 
 import keras
 
-from keras_transformer.layers.low_rank_dense import refuse_ranks
-
 SIZES = ("num_layers", "model_dim", "num_heads", "head_dim", "inner_dim")
 
 
@@ -23,7 +21,13 @@ def encoder_config(model: keras.Model) -> dict[str, Any]:
             f"{model.name!r} ({type(model).__name__}) can't be cut: its config has no {missing}. "
             "Use a TextClassifier, or a class made like it."
         )
-    refuse_ranks(model, "what is known here is where whole ones have heads, units and channels")
+    if config.get("ranks"):
+        raise ValueError(
+            f"{model.name!r} ({type(model).__name__}) can't be cut: it has ranks for {len(config['ranks'])} dense "
+            f"products, {next(iter(config['ranks']))!r} among them, and what is known here is where whole kernels have "
+            "heads, units and channels. Cut the model that it came from, or compression.fuse(model, "
+            "compression.factored_ranks(model))."
+        )
     decoders = [layer.name for layer in model.layers if layer.name.startswith("decoder_")]
     if decoders:
         raise ValueError(

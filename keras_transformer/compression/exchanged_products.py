@@ -5,9 +5,10 @@ from typing import Any, TypeVar
 
 import keras
 
-from keras_transformer.compression.dense_products import has_graph, own_weights, parts_of
+from keras_transformer.compression.dense_products import has_graph, own_weights, parts_of, refuse_sharing
 from keras_transformer.compression.low_rank import Factors
-from keras_transformer.layers.low_rank_dense import LowRankDense, Ranks
+from keras_transformer.layers.low_rank_dense import LowRankDense
+from keras_transformer.layers.part_ranks import Ranks
 
 Model = TypeVar("Model", bound=keras.Model)
 
@@ -19,7 +20,11 @@ def exchanged(model: Model, ranks: Ranks, factors: Mapping[str, Factors] | None 
         model: isn't changed. One of ours is built anew by its config, another by `keras.models.clone_model`.
         ranks: by path, of products that can be exchanged.
         factors: of each product that is to be factorised and isn't yet.
+
+    Raises:
+        ValueError: if layers share weights otherwise than by being called several times.
     """
+    refuse_sharing(model)
     copy = _rebuilt(model, ranks)
     _copy_weights(copy, model, "", factors or {})
     return copy

@@ -18,6 +18,7 @@ from keras import ops
 
 from keras_transformer.compression.dense_products import chosen_products, dense_products, factored_ranks
 from keras_transformer.compression.exchanged_products import exchanged
+from keras_transformer.compression.low_rank import Factors
 from keras_transformer.compression.rank_choices import Spectra, check_ranks
 from keras_transformer.compression.spectra import Spectrum, spectrum
 from keras_transformer.layers.low_rank_dense import LowRankDense
@@ -31,8 +32,7 @@ def kernel_spectra(
     """Decompose dense kernels, to see what ranks lose and to factorise them.
 
     A product that is called several times in a graph is one kernel, and stays one. Not taken, and refused by name, are
-    products whose kernel another layer has too, those of two layers at once, and those with a regulariser or
-    constraint of the kernel.
+    products with a regulariser or a constraint, with LoRA or in integers, and those inside layers of others.
 
     Args:
         model: built; Functional, Sequential, or one of ours.
@@ -43,8 +43,9 @@ def kernel_spectra(
 
     Raises:
         TypeError: if `names` is one string.
-        ValueError: if the model has no dense layer that can be factorised; if a name fits none, or one that can't be;
-            if `metrics` lacks one, or it doesn't fit.
+        ValueError: if the model has no dense layer that can be factorised, or layers that share weights otherwise than
+            by being called several times; if a name fits no product, or one that can't be factorised; if `metrics`
+            lacks one, or it doesn't fit.
     """
     chosen = chosen_products(model, names)
     if metrics is not None:
@@ -74,18 +75,7 @@ def factorise_kernels(model: Model, ranks: Mapping[str, int], spectra: Spectra |
         ValueError: if a name is unknown or can't be factorised, a rank is below 1 or above min(D, F), or a kernel
             isn't the one that was decomposed: then the model has learned since.
     """
-    if ranks:
-        chosen = chosen_products(model, list(ranks))
-        if spectra is None:
-            spectra = {name: spectrum(_kernel(product.layer)) for name, product in chosen.items()}
-        check_ranks(spectra, ranks)
-        for name, product in chosen.items():
-            if not np.array_equal(_kernel(product.layer), spectra[name].kernel):
-                raise ValueError(
-                    f"the kernel of {name!r} isn't the one that was decomposed: the model has changed since, or is "
-                    "another. Call kernel_spectra again."
-                )
-    factors = {name: spectra[name].factors(rank) for name, rank in ranks.items()} if spectra is not None else {}
+    factors = _factors(model, ranks, spectra) if ranks else {}
     return exchanged(model, {**factored_ranks(model), **ranks}, factors)
 
 
@@ -95,7 +85,8 @@ def fuse(model: Model, names: Sequence[str] | Mapping[str, int] | None = None) -
     Args:
         model: isn't changed.
         names: paths of factorised products, or shell patterns; `factored_ranks(model)` fuses them all. None = those
-            whose factors have no fewer weights than the kernel, r (D + F) >= D F; there may be none.
+            whose factors have no fewer weights than the kernel, r (D + F) >= D F, and that can be exchanged; there may
+            be none.
 
     Raises:
         TypeError: if `names` is one string.
@@ -108,6 +99,20 @@ def fuse(model: Model, names: Sequence[str] | Mapping[str, int] | None = None) -
     if gone:
         chosen_products(model, gone, factored=True)  # refuses what can't be exchanged
     return exchanged(model, {name: rank for name, rank in ranks.items() if name not in gone})
+
+
+def _factors(model: keras.Model, ranks: Mapping[str, int], spectra: Spectra | None) -> dict[str, Factors]:
+    chosen = chosen_products(model, list(ranks))
+    if spectra is None:
+        spectra = {name: spectrum(_kernel(product.layer)) for name, product in chosen.items()}
+    check_ranks(spectra, ranks)
+    for name, product in chosen.items():
+        if not np.array_equal(_kernel(product.layer), spectra[name].kernel):
+            raise ValueError(
+                f"the kernel of {name!r} isn't the one that was decomposed: the model has changed since, or is "
+                "another. Call kernel_spectra again."
+            )
+    return {name: spectra[name].factors(rank) for name, rank in ranks.items()}
 
 
 def _kernel(layer: keras.layers.Layer) -> np.ndarray:

@@ -72,7 +72,7 @@ def row_fisher(
 
     Raises:
         TypeError: if `names` is one string.
-        ValueError: if there is no example, or as `kernel_spectra` for the names.
+        ValueError: if there is no example, or a batch of several; as `kernel_spectra` for the names.
     """
     chosen = chosen_products(model, names)
     kernels = [product.layer.kernel for product in chosen.values()]
@@ -80,6 +80,7 @@ def row_fisher(
     sums = [np.zeros(kernel.shape[0]) for kernel in kernels]
     seen = 0
     for inputs, labels in examples:
+        _refuse_several(inputs)
         for total, square in zip(sums, squares(inputs, labels), strict=True):
             total += square.numpy()
         seen += 1
@@ -123,6 +124,15 @@ def _squared_slopes(
         return [tf.reduce_sum(tf.square(tf.cast(slope, "float64")), axis=1) for slope in slopes]
 
     return squares
+
+
+def _refuse_several(inputs: Any) -> None:
+    rows = {len(one) for one in keras.tree.flatten(inputs)}
+    if rows != {1}:
+        raise ValueError(
+            f"examples has a batch of {max(rows)} rows, and the square of a sum over several is another number. "
+            "Give batches of one."
+        )
 
 
 def _refuse_nothing(seen: int, name: str) -> None:

@@ -8,6 +8,7 @@ A kernel that no rank makes smaller is left out of the ranks, and stays as it is
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import keras
@@ -97,7 +98,7 @@ def ranks_within_budget(
     steps = [
         (_slope(before, after), place, name, after)
         for name, of_one in options.items()
-        for place, (before, after) in enumerate(_hull_steps(of_one))
+        for place, (before, after) in enumerate(pairwise(_hull(of_one)))
     ]
     chosen = {name: of_one[0] for name, of_one in options.items()}
     for _, _, name, after in sorted(steps, key=lambda step: step[:3]):
@@ -158,16 +159,14 @@ def _slope(before: Option, after: Option) -> float:
     return (after.cost - before.cost) / (before.weights - after.weights)
 
 
-def _hull_steps(options: list[Option]) -> list[tuple[Option, Option]]:
-    """The edges of the lower convex hull, from the whole kernel on; the slopes go up."""
-    steps, place = [], 0
-    while place < len(options) - 1:
-        slopes = [_slope(options[place], option) for option in options[place + 1 :]]
-        least = min(slopes)
-        further = max(index for index, slope in enumerate(slopes) if slope == least)
-        steps.append((options[place], options[place + 1 + further]))
-        place += 1 + further
-    return steps
+def _hull(options: list[Option]) -> list[Option]:
+    """The corners of the lower convex hull, from the whole kernel on (Andrew 1979); the slopes between them go up."""
+    corners: list[Option] = []
+    for option in options:
+        while len(corners) > 1 and _slope(corners[-2], corners[-1]) >= _slope(corners[-1], option):
+            corners.pop()
+        corners.append(option)
+    return corners
 
 
 def _give_back(chosen: dict[str, Option], options: Mapping[str, list[Option]], budget: int) -> None:

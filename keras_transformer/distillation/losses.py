@@ -1,5 +1,7 @@
 """Losses on logits: (labels, student, teacher) -> one value a row or token; `terms` has the contract."""
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -75,16 +77,35 @@ def kl_divergence(target: Tensor, guess: Tensor) -> Tensor:
     Returns:
         (...) float32, at least 0.
     """
+    return _divergence(target, guess)
+
+
+@ops.custom_gradient
+def _divergence(target: Tensor, guess: Tensor) -> tuple[Tensor, Callable[..., tuple[Tensor, Tensor]]]:
+    """The value, and its gradients by hand: q - p for the guess, p (log p - log q - KL) for the target.
+
+    What they are made of is known from the value already: of a large vocabulary each pass over it counts. Both sum to
+    0 over the classes, and are made to: `ratio` is off by a rounding that all classes of a row share.
+    """
     log_p = ops.log_softmax(target)
     p = ops.exp(log_p)
     ratio = guess - target  # log q - log p, up to one number a row
     ratio = ratio - ops.sum(p * ratio, axis=-1, keepdims=True)  # near that number: what is left to subtract is small
     ratio = ratio - (_log_sum_exp(log_p + ratio) - _log_sum_exp(log_p))
     near = ops.abs(ratio) < SERIES_RADIUS
-    r = ops.where(near, ratio, 0.0)  # keeps the branch not taken finite, in the gradient too
+    r = ops.where(near, ratio, 0.0)  # keeps the branch not taken finite
     series = r * r * (1 / 2 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120 + r / 720))))
-    parts = ops.where(near, p * series, ops.exp(log_p + ratio) - p - p * ratio)
-    return ops.sum(parts, axis=-1)
+    far = ops.exp(log_p + ratio) - p  # q - p, which is rounding where they are near
+    value = ops.sum(ops.where(near, p * series, far - p * ratio), axis=-1)
+
+    def gradients(*given: Tensor, upstream: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        weight = ops.expand_dims(given[0] if upstream is None else upstream, -1)
+        apart = ops.where(near, p * (r + series), far)
+        apart = apart - p * ops.sum(apart, axis=-1, keepdims=True)
+        surprise = ops.sum(p * ratio, axis=-1, keepdims=True) - ratio
+        return weight * p * surprise, weight * apart
+
+    return value, gradients
 
 
 def _log_sum_exp(x: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -20,11 +20,12 @@ from ai_edge_quantizer.quantizer import Quantizer
 from ai_edge_quantizer.recipe_manager import RecipeManager
 from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
+from keras_transformer.export.learned_ranges import DENSE, LearnedRange, learned_tensors
+
 Calibration = Callable[[bytes], Iterator[tuple[str, dict[str, np.ndarray]]]]
 """Takes the float32 flatbuffer and gives pairs of a signature's name and inputs of it by name."""
 
 THREADS = 2
-DENSE = schema.BuiltinOperator.FULLY_CONNECTED
 SHAPING = (schema.BuiltinOperator.RESHAPE, schema.BuiltinOperator.SQUEEZE, schema.BuiltinOperator.EXPAND_DIMS)
 
 
@@ -37,20 +38,32 @@ class Bits(NamedTuple):
 
 FORMS = {"int8": Bits(8, 8), "int16": Bits(8, 16), "int4": Bits(4, None)}
 TABLE_BITS = 8
+OLDEST_RUNTIME = b"min_runtime_version"  # an entry of the metadata
+ENDS = ("min", "max")  # the quantiser's names
 
 
-def in_integers(flatbuffer: bytes, form: str, calibration: Calibration, more: Sequence[str] = ()) -> bytes:
+def in_integers(
+    flatbuffer: bytes,
+    form: str,
+    calibration: Calibration,
+    more: Sequence[str] = (),
+    learned: Sequence[LearnedRange] = (),
+) -> bytes:
     """Return the flatbuffer with its dense products and tables in one of the `FORMS`.
 
     Weights are symmetric, a scale an output channel; a table has one scale, and its rows leave it as float32. The last
     product before the outputs has int8 weights and float32 activations in each form: nothing evens its errors out, and
-    ranges seen on a few texts would cut off the logits of others.
+    ranges seen on a few texts would cut off the logits of others. So have both factors of one with a low rank.
 
     Args:
         flatbuffer: float32.
         form: a key of `FORMS`.
         calibration: inputs like those to come, from which the ranges are taken.
         more: names of operators that become integers too, "BATCH_MATMUL" and so on; `export` takes none.
+        learned: ranges that a model was trained with; they go before what the calibration finds.
+
+    Raises:
+        ValueError: if a product whose ranges were learned isn't in the flatbuffer.
     """
     bits = FORMS[form]
     recipe = RecipeManager()
@@ -71,13 +84,21 @@ def in_integers(flatbuffer: bytes, form: str, calibration: Calibration, more: Se
         seen = Calibrator(float_model, num_threads=THREADS, qsv_update_func=min_max_update)
         for signature, inputs in calibration(flatbuffer):  # one by one: the state of a step may have megabytes
             seen.calibrate({signature: [inputs]}, recipe)
-        made = Quantizer(float_model, recipe.get_quantization_recipe()).quantize(seen.get_model_qsvs())
-    return _sharing(made.quantized_model)
+        ranges = seen.get_model_qsvs()
+        for name, ends in learned_tensors(flatbuffer, learned).items():
+            if name in ranges:  # not what the last product reads and gives: they stay float32
+                ranges[name] |= {end: np.full_like(ranges[name][end], at) for end, at in zip(ENDS, ends, strict=True)}
+        made = Quantizer(float_model, recipe.get_quantization_recipe()).quantize(ranges)
+    return _tidied(made.quantized_model)
 
 
-def _sharing(flatbuffer: bytes) -> bytes:
-    """The flatbuffer without the copies of weights that the quantiser makes, one for each signature that reads them."""
+def _tidied(flatbuffer: bytes) -> bytes:
+    """The flatbuffer without the copies of weights that the quantiser makes, one for each signature that reads them.
+
+    It also loses what the converter says of the oldest runtime, which is true of the float32 file alone.
+    """
     model = flatbuffer_utils.read_model_from_bytearray(flatbuffer)
+    model.metadata = [entry for entry in model.metadata or [] if entry.name != OLDEST_RUNTIME]
     first: dict[bytes, int] = {}
     kept = [
         place if buffer.data is None else first.setdefault(np.asarray(buffer.data).tobytes(), place)
@@ -85,7 +106,7 @@ def _sharing(flatbuffer: bytes) -> bytes:
     ]
     for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
         tensor.buffer = kept[tensor.buffer]
-    for entry in model.metadata or []:
+    for entry in model.metadata:
         entry.buffer = kept[entry.buffer]
     for place, owner in enumerate(kept):
         if owner != place:
@@ -103,17 +124,39 @@ def _silence() -> Iterator[None]:
 
 
 def last_products(flatbuffer: bytes) -> list[str]:
-    """The names of what those dense products give that outputs of the graphs are, but for their shape."""
+    """The names of what those dense products give that outputs of the graphs are, but for their shape.
+
+    Of one with a kernel in two factors, x A B + b, also the name of x A: a product without bias and activation whose
+    output goes straight into the last.
+    """
     model = schema.Model.GetRootAs(flatbuffer, 0)
-    codes = [model.OperatorCodes(place) for place in range(model.OperatorCodesLength())]
+    codes = [model.OperatorCodes(place).BuiltinCode() for place in range(model.OperatorCodesLength())]
     found = []
     for graph in (model.Subgraphs(place) for place in range(model.SubgraphsLength())):
-        operators = [graph.Operators(place) for place in range(graph.OperatorsLength())]
-        makers = {operator.Outputs(0): operator for operator in operators}
+        makers = {
+            operator.Outputs(0): operator
+            for operator in (graph.Operators(place) for place in range(graph.OperatorsLength()))
+        }
         for place in range(graph.OutputsLength()):
-            tensor = graph.Outputs(place)
-            while tensor in makers and codes[makers[tensor].OpcodeIndex()].BuiltinCode() in SHAPING:
-                tensor = makers[tensor].Inputs(0)
-            if tensor in makers and codes[makers[tensor].OpcodeIndex()].BuiltinCode() == DENSE:
-                found.append(graph.Tensors(tensor).Name().decode())
+            last = _dense_behind(graph.Outputs(place), makers, codes)
+            before = None if last is None else _dense_behind(last.Inputs(0), makers, codes)
+            if before is not None and not _multiplies_only(before):
+                before = None
+            found += [graph.Tensors(one.Outputs(0)).Name().decode() for one in (before, last) if one is not None]
     return found
+
+
+def _dense_behind(tensor: int, makers: Mapping[int, Any], codes: Sequence[int]) -> Any:
+    """The dense product that gives a tensor, but for its shape; None if something else does."""
+    while tensor in makers and codes[makers[tensor].OpcodeIndex()] in SHAPING:
+        tensor = makers[tensor].Inputs(0)
+    maker = makers.get(tensor)
+    return maker if maker is not None and codes[maker.OpcodeIndex()] == DENSE else None
+
+
+def _multiplies_only(product: Any) -> bool:
+    """Whether a dense product has neither a bias nor an activation."""
+    options = schema.FullyConnectedOptions()
+    options.Init(product.BuiltinOptions().Bytes, product.BuiltinOptions().Pos)
+    has_bias = product.InputsLength() > 2 and product.Inputs(2) >= 0
+    return not has_bias and options.FusedActivationFunction() == schema.ActivationFunctionType.NONE

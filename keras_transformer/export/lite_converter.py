@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,8 @@ from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.lite.python.convert_phase import ConverterError
 
 from keras_transformer.checks import UserError
+from keras_transformer.compression.quantization import dense_ranges, plain, trained_form
+from keras_transformer.export.learned_ranges import LearnedRange
 from keras_transformer.export.lite_runner import INPUT, SIGNATURE
 from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
@@ -32,12 +34,47 @@ def convert(prepared: Prepared, quantize: str) -> bytes:
     Raises:
         UserError: if the model has an operator that LiteRT lacks.
     """
-    function = token_function(prepared.model, (1, prepared.fixed_length), limits=None)
+    model, learned = without_rounding(prepared.model)
+    function = token_function(model, (1, prepared.fixed_length), limits=None)
     signatures = {SIGNATURE: function.get_concrete_function()}
-    return flatbuffer(prepared.model, signatures, quantize, lambda _: _calibration(prepared))
+    return flatbuffer(model, signatures, quantize, lambda _: _calibration(prepared), learned)
 
 
-def flatbuffer(model: keras.Model, signatures: Mapping[str, Any], quantize: str, calibration: Calibration) -> bytes:
+def require_form(model: keras.Model, quantize: str) -> None:
+    """Refuse a model with fake integers for a form that computes with other ones, or none.
+
+    Raises:
+        ValueError: if it was trained for another form.
+    """
+    form = trained_form(model)
+    if form not in (None, quantize):
+        raise ValueError(
+            f"quantize={quantize!r}, but model {model.name!r} was trained for {form!r} and computes with its rounding. "
+            f"Use quantize={form!r}, or export compression.plain(model)."
+        )
+
+
+def without_rounding(model: keras.Model) -> tuple[keras.Model, list[LearnedRange]]:
+    """The model itself, or if it computes with fake integers a copy that doesn't, and the ranges that were learned.
+
+    Raises:
+        ValueError: if the ranges saw no batch yet.
+    """
+    if trained_form(model) is None:
+        return model, []
+    learned = [
+        LearnedRange(name, ranges.kernel, ranges.input, ranges.output) for name, ranges in dense_ranges(model).items()
+    ]
+    return plain(model), learned
+
+
+def flatbuffer(
+    model: keras.Model,
+    signatures: Mapping[str, Any],
+    quantize: str,
+    calibration: Calibration,
+    learned: Sequence[LearnedRange] = (),
+) -> bytes:
     """Return the flatbuffer with these signatures, concrete functions that read the model's weights.
 
     Args:
@@ -47,6 +84,7 @@ def flatbuffer(model: keras.Model, signatures: Mapping[str, Any], quantize: str,
         quantize: a key of `export.tflite.FORMATS`.
         calibration: what gives the inputs of a signature, one row at a time, out of the float32 flatbuffer; for those
             of `integer_forms.FORMS`.
+        learned: ranges that the model was trained with, for those too.
 
     Raises:
         UserError: if a signature has an operator that LiteRT lacks.
@@ -70,7 +108,7 @@ def flatbuffer(model: keras.Model, signatures: Mapping[str, Any], quantize: str,
         return made
     from keras_transformer.export.integer_forms import in_integers  # slow to import, and of no use to the others
 
-    return in_integers(made, quantize, calibration)
+    return in_integers(made, quantize, calibration, learned=learned)
 
 
 def _with_first_graph(content: bytes, signature: str) -> bytes:

@@ -63,7 +63,8 @@ def tflite(
     Its signature `tokens` takes `token_ids` (1, T) int32 and gives `logits` (1, C) float32, for any T up to the
     model's own limit: a text runs at its own length. The kernels check neither ids nor length, so a caller must;
     `serving.load` does. The file holds built-in operators only. A model in mixed precision is written, and compared,
-    in float32.
+    in float32. One that was trained by `compression.quantization_aware` is written with the ranges that it learned,
+    and compared as it computes, with its rounding.
 
     Args:
         model: token ids (N, T) int32 -> logits (N, C).
@@ -85,12 +86,14 @@ def tflite(
     Raises:
         ParityError: if the file's answers are over a limit; the message says which knob to turn.
         UserError: if the place can't be written, or the model has an operator that LiteRT lacks.
-        ValueError: for an unknown `quantize`, or parts that don't belong together.
+        ValueError: for an unknown `quantize`, one that the model was not trained for, or parts that don't belong
+            together.
     """
     one_of("quantize", quantize, QUANTIZATIONS)
-    from keras_transformer.export.lite_converter import convert
+    from keras_transformer.export.lite_converter import convert, require_form
     from keras_transformer.export.preparation import prepare
 
+    require_form(model, quantize)
     prepared = prepare(model, tokenizer, labels, max_length, examples)
     with files.staged(path) as staging:
         operators = write_whole(

@@ -204,11 +204,17 @@ def prepare_writing(
         )
     allowed = limits(model, tokenizer, max_length)
     single = model if computes_in_float32(model) else with_policy(model, SINGLE)
-    make = Translating if task == TRANSLATE else Continuing
-    writing: Writing = make(single, tokenizer, max_length)
+    writing = writing_of(single, tokenizer, task, max_length)
     texts = list(examples[:MOST_TEXTS])
     prompts = writing.prompts(texts)
     return PreparedWriting(writing, allowed, texts, prompts, _written(writing, prompts))
+
+
+def writing_of(model: Any, tokenizer: ReversibleTokenizer, task: str, max_length: int) -> Writing:
+    """How a model is asked that was trained for `task`."""
+    if task == TRANSLATE:
+        return Translating(model, tokenizer, max_length)
+    return Continuing(model, tokenizer, max_length)
 
 
 def greedy_ids(writing: Writing, token_ids: Any, max_tokens: int, limits: Any | None = None) -> Any:

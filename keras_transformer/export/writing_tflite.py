@@ -81,19 +81,28 @@ def tflite_writer(
         ParityError: if the file is over a limit; the message says which knob to turn. Nothing is left in place then.
         UserError: if the place can't be written, the tokenizer's ids can't become a text again, the model has an
             operator that LiteRT lacks.
-        ValueError: for an unknown `quantize` or `task`, or parts that don't belong together.
+        ValueError: for an unknown `quantize` or `task`, a `quantize` that the model was not trained for, or parts
+            that don't belong together.
     """
     one_of("quantize", quantize, QUANTIZATIONS)
-    from keras_transformer.export.lite_converter import flatbuffer
-    from keras_transformer.export.writing import prepare_writing, whole_logits
+    from keras_transformer.export.lite_converter import flatbuffer, require_form, without_rounding
+    from keras_transformer.export.writing import prepare_writing, whole_logits, writing_of
     from keras_transformer.export.writing_signatures import lite_signatures
 
+    require_form(model, quantize)
     prepared = prepare_writing(model, tokenizer, task, max_length, examples)
     writing = prepared.writing
+    exact, learned = without_rounding(writing.model)
     with files.staged(path) as staging:
         operators = write_whole(
             staging,
-            flatbuffer(writing.model, lite_signatures(writing), quantize, partial(_calibration, prepared)),
+            flatbuffer(
+                exact,
+                lite_signatures(writing_of(exact, tokenizer, task, max_length)),
+                quantize,
+                partial(_calibration, prepared),
+                learned,
+            ),
             lambda parts: prepared.attachments(FORMATS[quantize], parts),
             path,
         )

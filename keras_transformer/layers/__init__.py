@@ -13,6 +13,7 @@ from keras_transformer.layers.decoder_layer import DecoderLayer, DecoderOutputs
 from keras_transformer.layers.embeddings import SegmentEmbedding, TokenEmbedding
 from keras_transformer.layers.encoder import Encoded, Encoder, EncoderLayer
 from keras_transformer.layers.feed_forward import FeedForward
+from keras_transformer.layers.integer_policy import IntegerPolicy
 from keras_transformer.layers.linear_biases import LinearBiases, alibi_biases, alibi_slopes
 from keras_transformer.layers.low_rank_dense import LowRankDense
 from keras_transformer.layers.masks import cache_mask, causal_mask, padding_mask, prefix_mask, sliding_window_mask
@@ -32,6 +33,7 @@ __all__ = [
     "EncoderLayer",
     "FeedForward",
     "FirstTokenPooling",
+    "IntegerPolicy",
     "KeyValues",
     "LearnedPositions",
     "LinearBiases",

@@ -12,8 +12,10 @@ from keras import ops
 
 from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers.cache import KeyValues
-from keras_transformer.layers.low_rank_dense import Ranks, dense, ranks_of_parts
+from keras_transformer.layers.fake_quantization import MovingRange
+from keras_transformer.layers.integer_policy import IntegerPolicy
 from keras_transformer.layers.masks import Tensor, with_head_axis
+from keras_transformer.layers.part_ranks import Ranks, dense, ranks_of_parts
 from keras_transformer.layers.per_token import as_matrix, leading_lengths
 
 PRODUCTS = ("query", "key", "value", "output")
@@ -95,7 +97,7 @@ class MultiHeadAttention(keras.layers.Layer):
         dropout: rate applied to the attention weights while training.
         head_dim: width d of one head; None = D / H. Another one is what remains when heads were cut away.
         num_key_value_heads: number G of key and value heads, a divisor of `num_heads`; None = H.
-        ranks: of its factorised dense products, see `low_rank_dense`: {"query": 32}; None = none.
+        ranks: of its factorised dense products, see `part_ranks`: {"query": 32}; None = none.
 
     Raises:
         ValueError: if `model_dim` can't be cut into `num_heads` equal heads, `num_heads` not into equal groups, or a
@@ -130,6 +132,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.value_proj = dense(memory_dim, part_ranks["value"], name="value", dtype=self.dtype_policy)
         self.output_proj = dense(model_dim, part_ranks["output"], name="output", dtype=self.dtype_policy)
         self.weight_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
+        self.product_ranges = product_ranges(self.dtype_policy)
 
     def build(self, query_shape: tuple, memory_shape: tuple) -> None:
         """Make the four projections; query and memory may have widths of their own."""
@@ -137,6 +140,8 @@ class MultiHeadAttention(keras.layers.Layer):
         self.key_proj.build(memory_shape)
         self.value_proj.build(memory_shape)
         self.output_proj.build((*query_shape[:-1], self.joined_dim))
+        for moving in self.product_ranges:
+            moving.build(())
 
     def call(
         self,
@@ -175,9 +180,11 @@ class MultiHeadAttention(keras.layers.Layer):
         training: bool = False,
     ) -> Attended:
         """Attend from queries (B, H, T, d) to keys that are there already; mask and bias as `attention_weights`."""
-        weights = attention_weights(query, memory.key, attention_mask, score_bias)  # (B, H, T, S)
+        taken_query, key, value = self._fake_integers((query, *memory), self.product_ranges[:3], training)
+        weights = attention_weights(taken_query, key, attention_mask, score_bias)  # (B, H, T, S)
         dropped = self.weight_dropout(weights, training=training)
-        return Attended(self._mixed(weighted_values(dropped, memory.value)), weights, query, *memory)
+        (dropped,) = self._fake_integers((dropped,), self.product_ranges[3:], training)
+        return Attended(self._mixed(weighted_values(dropped, value)), weights, query, *memory)
 
     def attend_beside(
         self,
@@ -215,6 +222,13 @@ class MultiHeadAttention(keras.layers.Layer):
         mixed = self.output_proj(ops.reshape(context, (-1, self.joined_dim)))  # (B * T, D)
         return ops.reshape(mixed, (*leading_lengths(context)[:2], self.model_dim))
 
+    @staticmethod
+    def _fake_integers(parts: tuple[Tensor, ...], ranges: list[MovingRange], training: bool) -> tuple[Tensor, ...]:
+        """Each part in its moving range; as it is where there are none."""
+        if not ranges:
+            return parts
+        return tuple(moving(part, training=training) for part, moving in zip(parts, ranges, strict=True))
+
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         own = {
@@ -226,6 +240,14 @@ class MultiHeadAttention(keras.layers.Layer):
             "ranks": self.ranks and dict(self.ranks),
         }
         return {**super().get_config(), **own}
+
+
+def product_ranges(policy: keras.DTypePolicy) -> list[MovingRange]:
+    """Ranges of queries, keys, values and weights; none unless an `IntegerPolicy` asks for the attention's products."""
+    if not (isinstance(policy, IntegerPolicy) and policy.attention_products):
+        return []
+    names = ("query_range", "key_range", "value_range", "weight_range")
+    return [MovingRange(policy.momentum, name=name, dtype="float32") for name in names]
 
 
 def _equal_share(model_dim: int, num_heads: int) -> int:

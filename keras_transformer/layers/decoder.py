@@ -11,8 +11,8 @@ from keras_transformer.layers.activations import activation_name
 from keras_transformer.layers.cache import KeyValues
 from keras_transformer.layers.decoder_layer import DecoderLayer
 from keras_transformer.layers.encoder import layer_norm
-from keras_transformer.layers.low_rank_dense import Ranks, ranks_of_parts
 from keras_transformer.layers.masks import Tensor, cache_mask, causal_mask
+from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
 
 
 @keras.saving.register_keras_serializable("keras_transformer")

@@ -11,8 +11,8 @@ from keras_transformer.layers.attention import Attended, MultiHeadAttention
 from keras_transformer.layers.cache import KeyValues, write
 from keras_transformer.layers.encoder import layer_norm
 from keras_transformer.layers.feed_forward import FeedForward
-from keras_transformer.layers.low_rank_dense import Ranks, ranks_of_parts
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
 from keras_transformer.layers.rotary import rotate
 
 
@@ -52,7 +52,7 @@ class DecoderLayer(keras.layers.Layer):
         head_dim: width of one head; None = D / H.
         num_key_value_heads: number G of key and value heads of both attentions; None = H.
         cross_attention: True for attention to a memory, the encoder's output, between the other two parts.
-        ranks: of its factorised dense products, see `low_rank_dense`: {"feed_forward/inner": 32}; None = none.
+        ranks: of its factorised dense products, see `part_ranks`: {"feed_forward/inner": 32}; None = none.
 
     Raises:
         ValueError: for a number out of range, or heads that don't divide the width or each other.

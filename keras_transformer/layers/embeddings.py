@@ -6,6 +6,9 @@ import keras
 from keras import ops
 
 from keras_transformer.checks import positive, positive_integer
+from keras_transformer.layers.dense import Dense
+from keras_transformer.layers.fake_quantization import fake_quantize
+from keras_transformer.layers.integer_policy import IntegerPolicy
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.layers.per_token import as_matrix, leading_lengths
 
@@ -63,7 +66,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.embedding_dim, self.kept_pieces = embedding_dim, kept_pieces
         self.factor = None
         if embedding_dim is not None:
-            self.factor = keras.layers.Dense(model_dim, use_bias=False, name="factor", dtype=self.dtype_policy)
+            self.factor = Dense(model_dim, use_bias=False, name="factor", dtype=self.dtype_policy)
 
     def build(self, input_shape: tuple) -> None:
         """Make the table, and the factor and the map where they were asked for."""
@@ -99,6 +102,8 @@ class TokenEmbedding(keras.layers.Layer):
             return self._logits(inputs)
         rows = inputs if self.kept_pieces is None else ops.take(self.piece_row, inputs, axis=0)
         embedded = ops.cast(ops.take(self.table, rows, axis=0), self.compute_dtype)  # (B, T, E or D)
+        if isinstance(self.dtype_policy, IntegerPolicy):  # the few rows looked up, in the range of the whole table
+            embedded = fake_quantize(embedded, ops.min(self.table), ops.max(self.table))
         vectors = embedded if self.factor is None else self.factor(embedded)  # (B, T, D)
         return vectors if self.scale == 1.0 else vectors * self.scale
 

@@ -8,8 +8,8 @@ from keras_transformer.checks import fraction, positive, positive_integer
 from keras_transformer.layers.activations import activation_name
 from keras_transformer.layers.attention import MultiHeadAttention
 from keras_transformer.layers.feed_forward import FeedForward
-from keras_transformer.layers.low_rank_dense import Ranks, ranks_of_parts
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
 
 
 class Encoded(NamedTuple):
@@ -38,7 +38,7 @@ class EncoderLayer(keras.layers.Layer):
         norm_first: True for pre-norm.
         epsilon: added to the variance in each LayerNorm; BERT has 1e-12.
         head_dim: width of one head; None = D / H.
-        ranks: of its factorised dense products, see `low_rank_dense`: {"feed_forward/inner": 32}; None = none.
+        ranks: of its factorised dense products, see `part_ranks`: {"feed_forward/inner": 32}; None = none.
 
     Raises:
         ValueError: for a number out of range, or heads that don't divide the width.

@@ -7,8 +7,8 @@ from keras import ops
 
 from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers.activations import activation_name, activation_named
-from keras_transformer.layers.low_rank_dense import Ranks, dense, ranks_of_parts
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, dense, ranks_of_parts
 from keras_transformer.layers.per_token import as_matrix, leading_lengths
 
 
@@ -21,7 +21,7 @@ class FeedForward(keras.layers.Layer):
         inner_dim: width F between the two products.
         activation: a Keras activation, or "gelu_tanh", which GPT-2 has; the paper has "relu", BERT the exact "gelu".
         dropout: rate applied to the inner activations while training; the paper and BERT have none here.
-        ranks: of its factorised dense products, see `low_rank_dense`: {"inner": 32}; None = none.
+        ranks: of its factorised dense products, see `part_ranks`: {"inner": 32}; None = none.
     """
 
     def __init__(

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_transformer.layers.low_rank_dense import Ranks, dense, ranks_of_parts
 from keras_transformer.layers.masks import Tensor, require_boolean
+from keras_transformer.layers.part_ranks import Ranks, dense, ranks_of_parts
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -36,7 +36,7 @@ class FirstTokenPooling(keras.layers.Layer):
     """BERT's pooler: tanh(h_0 W + b) of the first token, [CLS] (Devlin et al. 2019, section 3).
 
     Args:
-        ranks: of its factorised dense products, see `low_rank_dense`: {"dense": 32}; None = none.
+        ranks: of its factorised dense products, see `part_ranks`: {"dense": 32}; None = none.
     """
 
     def __init__(self, ranks: Ranks | None = None, **layer_options: Any) -> None:

@@ -15,8 +15,8 @@ from keras_transformer.layers import (
     RotaryPositions,
     TokenEmbedding,
 )
-from keras_transformer.layers.low_rank_dense import Ranks, ranks_of_parts
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
 from keras_transformer.models.configuration import argument, config_of, model_of
 from keras_transformer.models.decoder_stack import stack_of
 from keras_transformer.models.decoder_state import DecoderState, Prompted

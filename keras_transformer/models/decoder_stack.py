@@ -21,9 +21,10 @@ from keras_transformer.layers import (
 from keras_transformer.layers.cache import with_room
 from keras_transformer.layers.decoder import extend_layers
 from keras_transformer.layers.encoder import layer_norm
+from keras_transformer.layers.integer_policy import policy_of_outputs
 from keras_transformer.layers.linear_biases import biases_between
-from keras_transformer.layers.low_rank_dense import Ranks, dense
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, dense
 from keras_transformer.models.branches import Branches, branch, own_places
 from keras_transformer.models.decoder_state import DecoderState
 
@@ -222,7 +223,7 @@ def stack_of(
     policy = first.dtype_policy
     output = None
     if not tied:
-        output = dense(tokens.vocab_size, ranks, use_bias=False, name="logits", dtype="float32")
+        output = dense(tokens.vocab_size, ranks, use_bias=False, name="logits", dtype=policy_of_outputs(policy))
     return DecoderStack(
         tokens=tokens,
         positions=positions,

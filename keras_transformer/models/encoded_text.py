@@ -9,8 +9,8 @@ from keras import ops
 from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers import EncoderLayer, LearnedPositions, SegmentEmbedding, TokenEmbedding
 from keras_transformer.layers.encoder import layer_norm
-from keras_transformer.layers.low_rank_dense import Ranks, ranks_of_parts
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
 
 EPSILON = 1e-12  # of each LayerNorm of BERT
 

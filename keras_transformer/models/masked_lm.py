@@ -7,8 +7,8 @@ import keras
 
 from keras_transformer.layers import TokenBias
 from keras_transformer.layers.encoder import layer_norm
-from keras_transformer.layers.low_rank_dense import Ranks, dense
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, dense
 from keras_transformer.models.configuration import argument, config_of, model_of
 from keras_transformer.models.encoded_text import EPSILON, encoded_text, ranks_of_text
 from keras_transformer.pretrained import bert

@@ -10,8 +10,8 @@ from keras import ops
 from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers import DecoderLayer, EncoderLayer, PositionalEncoding, TokenEmbedding
 from keras_transformer.layers.encoder import layer_norm
-from keras_transformer.layers.low_rank_dense import Ranks, ranks_of_parts
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
 from keras_transformer.models.configuration import argument, config_of, model_of
 from keras_transformer.models.decoder_stack import DecoderStack, stack_of
 from keras_transformer.models.decoder_state import DecoderState, Prompted

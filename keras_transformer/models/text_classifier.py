@@ -8,8 +8,9 @@ import keras
 
 from keras_transformer.checks import one_of, positive_integer
 from keras_transformer.layers import FirstTokenPooling, MeanPooling
-from keras_transformer.layers.low_rank_dense import Ranks, dense
+from keras_transformer.layers.integer_policy import policy_of_outputs
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, dense
 from keras_transformer.models.configuration import argument, config_of, model_of
 from keras_transformer.models.encoded_text import EncodedText, encoded_text, ranks_of_text
 from keras_transformer.pretrained import bert
@@ -87,8 +88,7 @@ class TextClassifier(keras.Model):
         text = encoded_text(**trunk, ranks=part_ranks, policy=policy)
         pooled = _pool(pooling, text, part_ranks, policy)
         dropped = keras.layers.Dropout(dropout, name="pooled_dropout", dtype=policy)(pooled)
-        # Logits are float32 whatever the policy: losses and softmax start from them.
-        logits = dense(num_classes, part_ranks["logits"], name="logits", dtype="float32")(dropped)
+        logits = dense(num_classes, part_ranks["logits"], name="logits", dtype=policy_of_outputs(policy))(dropped)
 
         super().__init__(text.token_ids, logits, name=name)
         self.dtype_policy = policy  # `compile` scales the loss when it says mixed_float16

@@ -25,6 +25,7 @@ from keras_transformer.distillation.teachers import RECORDED_LOGITS, RECORDED_TA
 from keras_transformer.export.keras_runner import KerasRunner
 from keras_transformer.models import TextClassifier
 from keras_transformer.training.checkpoints import resumable_fit
+from keras_transformer.training.optimizers import WarmUpCosine
 from keras_transformer.training.progress import ProgressBar
 
 PREDICTION_BATCH_SIZE = 64
@@ -46,12 +47,7 @@ class Schedule:
     def optimizer(self, steps: int) -> keras.optimizers.Optimizer:
         """AdamW whose rate climbs in a line over the first steps, then falls to 0 as half a cosine."""
         warmup = max(1, int(steps * self.warmup_share))
-        rate = keras.optimizers.schedules.CosineDecay(
-            initial_learning_rate=0.0,
-            decay_steps=max(1, steps - warmup),
-            warmup_target=self.learning_rate,
-            warmup_steps=warmup,
-        )
+        rate = WarmUpCosine(self.learning_rate, warmup, max(1, steps - warmup))
         return keras.optimizers.AdamW(
             rate, weight_decay=self.weight_decay, beta_2=self.beta_2, global_clipnorm=self.clip_norm
         )
@@ -90,7 +86,7 @@ def fit_on_labels(
     model.compile(
         schedule.optimizer(steps or schedule.epochs * batches.steps_per_epoch),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        metrics=[accuracy()],
         jit_compile=False,
     )
     return fit(model, batches, schedule.epochs, title, run, steps)
@@ -117,10 +113,10 @@ def fit_on_teacher(
     if soft.pooled:
         mean_square = float(np.mean(np.square(batches.extras[RECORDED_TAP + POOLED], dtype="float32")))
         terms.append(LossTerm("pooled", soft.pooled / mean_square, hidden_states([(POOLED, POOLED)])))
-    distiller = Distiller(student, RecordedTeacher([POOLED]), terms)
+    distiller = Distiller(student, RecordedTeacher([POOLED], _shapes(batches.extras)), terms)
     distiller.compile(
         schedule.optimizer(steps or schedule.epochs * batches.steps_per_epoch),
-        metrics=["accuracy"],
+        metrics=[accuracy()],
         jit_compile=False,
     )
     return fit(distiller, batches, schedule.epochs, title, run, steps)
@@ -158,10 +154,22 @@ def _on_each_text(
     return {name: np.concatenate([batch[name] for batch in batches])[back] for name in batches[0]}
 
 
+def accuracy() -> keras.metrics.Metric:
+    """What `metrics=["accuracy"]` is for class numbers, but with its variables already made: see `fit`."""
+    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+
+
+def _shapes(answers: Mapping[str, np.ndarray]) -> dict[str, keras.KerasTensor]:
+    """What each batch holds of recorded answers."""
+    return {name: keras.KerasTensor((None, *values.shape[1:]), str(values.dtype)) for name, values in answers.items()}
+
+
 def fit(
     model: keras.Model, batches: Epochs, epochs: int, title: str, run: Run, steps: int | None = None
 ) -> dict[str, list[float]]:
     """Train a compiled model; return the history. A run whose state is kept goes on where it was killed."""
+    # A variable made while the first step is traced has it traced a second time.
+    model.optimizer.build(model.trainable_variables)
     if steps is not None:
         rounds = math.ceil(steps / batches.steps_per_epoch)
         bar = [] if run.quiet else [ProgressBar(title, steps)]

@@ -67,7 +67,7 @@ class RunState:
         Raises:
             UserError: if the disk is full or the folder can't be written.
         """
-        arrays = {key: _as_array(variable) for key, variable in _variables(model).items()}
+        arrays = {key: _as_array(variable) for key, variable in _variables(model, callbacks).items()}
         known: list[dict[str, Any]] = []
         for index, callback in enumerate(callbacks):
             values = _public_state(callback)
@@ -96,7 +96,9 @@ class RunState:
         progress, known, arrays = self._read()
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        variables = _variables(model)
+        for callback in callbacks:
+            callback.set_model(model)  # some make their variables when they meet the model
+        variables = _variables(model, callbacks)
         self._check_fit(variables, arrays)
         for key, variable in variables.items():
             variable.assign(arrays[key].astype(variable.dtype))
@@ -301,7 +303,7 @@ def _build(model: keras.Model, data: Any) -> None:
     model.evaluate(x, y, sample_weight=sample_weight, steps=1, verbose=0)
 
 
-def _variables(model: keras.Model) -> dict[str, keras.Variable]:
+def _variables(model: keras.Model, callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, keras.Variable]:
     """All that changes in training, by place: names such as "dense_3" differ from process to process."""
     groups = {
         "model": model.variables,  # with batch statistics and the seeds of dropout
@@ -309,6 +311,8 @@ def _variables(model: keras.Model) -> dict[str, keras.Variable]:
         "metrics": model.metrics_variables,
         # What a model offers beside them: a Distiller's scheduled weights and temperatures.
         "resumed": getattr(model, "resumed_variables", []),
+        # And what a callback offers: the masks and scores of pruning.
+        "callbacks": [part for callback in callbacks for part in getattr(callback, "resumed_variables", [])],
     }
     return {f"{name}/{index:05d}": value for name, group in groups.items() for index, value in enumerate(group)}
 

@@ -1,5 +1,6 @@
 """The optimizers of the papers, where Keras' own differ from them. AdamW with decoupled decay is Keras' own."""
 
+import math
 from typing import Any
 
 import keras
@@ -41,6 +42,43 @@ class WarmUpInverseRoot(keras.optimizers.schedules.LearningRateSchedule):
     def get_config(self) -> dict[str, Any]:
         """All arguments."""
         return {"model_dim": self.model_dim, "warmup_steps": self.warmup_steps, "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """peak * n / warmup_steps, from n = warmup_steps on peak * (1 + cos(pi * (n - warmup_steps) / decay_steps)) / 2.
+
+    It climbs in a line and falls as half a cosine without restarts (Loshchilov and Hutter 2017, eq. 5), to 0 for all
+    steps after `warmup_steps + decay_steps`. Steps count from 0. The values are those of
+    `keras.optimizers.schedules.CosineDecay(0.0, decay_steps, warmup_target=peak, warmup_steps=warmup_steps)`, whose
+    `cond` is two more graphs wherever the rate is asked for: `keras.optimizers.AdamW` does that once a weight.
+
+    Args:
+        peak: the highest rate.
+        warmup_steps: until it is reached.
+        decay_steps: from there to 0.
+
+    Raises:
+        ValueError: if a number isn't above 0.
+    """
+
+    def __init__(self, peak: float, warmup_steps: int, decay_steps: int) -> None:
+        super().__init__()
+        positive("peak", peak)
+        positive_integer("warmup_steps", warmup_steps)
+        positive_integer("decay_steps", decay_steps)
+        self.peak, self.warmup_steps, self.decay_steps = peak, warmup_steps, decay_steps
+
+    def __call__(self, step: Tensor) -> Tensor:
+        """The learning rate of the step after `step` others, a float32 scalar."""
+        number = ops.cast(step, "float32")
+        fallen = ops.minimum(number - self.warmup_steps, float(self.decay_steps)) / self.decay_steps
+        falling = 0.5 * (1.0 + ops.cos(math.pi * fallen))
+        return self.peak * ops.where(number < self.warmup_steps, number / self.warmup_steps, falling)
+
+    def get_config(self) -> dict[str, Any]:
+        """All arguments."""
+        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "decay_steps": self.decay_steps}
 
 
 def paper_adam(learning_rate: Any, **options: Any) -> keras.optimizers.Adam:

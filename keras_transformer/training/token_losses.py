@@ -1,5 +1,6 @@
 """The loss of models that give a distribution over the vocabulary at each place of a text."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -35,15 +36,46 @@ def token_cross_entropy(targets: Tensor, logits: Tensor, label_smoothing: float 
     _check_shapes(tuple(targets.shape), tuple(logits.shape))
     real = real_tokens(targets)
     index = ops.cast(ops.where(real, targets, ops.zeros_like(targets)), "int32")
-    logits = ops.cast(logits, "float32")
-    # From the largest one down, so that differences of logits of 10,000 keep their digits.
-    logits = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
-    chosen = ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(index, -1), axis=-1), -1)  # (B, T)
-    expected = chosen
-    if label_smoothing:
-        expected = (1.0 - label_smoothing) * chosen + label_smoothing * ops.mean(logits, axis=-1)
-    values = ops.log(ops.sum(ops.exp(logits), axis=-1)) - expected
+    values = _cross_entropy(index, label_smoothing)(ops.cast(logits, "float32"))
     return ops.where(real, values, 0.0)
+
+
+def _cross_entropy(index: Tensor, smoothing: float) -> Callable[[Tensor], Tensor]:
+    """Logits (B, T, V) float32 -> (B, T), with the gradient by hand: p - (1 - e) one_hot(target) - e / V.
+
+    All of p but its sum is known from the value, and of a large vocabulary each pass over it counts.
+    """
+
+    @ops.custom_gradient
+    def values(logits: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
+        # From the largest one down, so that differences of logits of 10,000 keep their digits.
+        logits = logits - ops.max(logits, axis=-1, keepdims=True)
+        shares = ops.exp(logits)
+        total = ops.sum(shares, axis=-1)
+        chosen = ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(index, -1), axis=-1), -1)  # (B, T)
+        expected = chosen
+        if smoothing:
+            expected = (1.0 - smoothing) * chosen + smoothing * ops.mean(logits, axis=-1)
+
+        def gradient(*given: Tensor, upstream: Tensor | None = None) -> Tensor:
+            weight = given[0] if upstream is None else upstream
+            each = shares * ops.expand_dims(weight / total, -1)
+            if smoothing:
+                each = each - ops.expand_dims(weight * smoothing / logits.shape[-1], -1)
+            return _less_at(each, index, (1.0 - smoothing) * weight)
+
+        return ops.log(total) - expected, gradient
+
+    return values
+
+
+def _less_at(values: Tensor, index: Tensor, less: Tensor) -> Tensor:
+    """`values` (B, T, V), less so much (B, T) at place index (B, T) of each row."""
+    flat = ops.reshape(values, (-1, values.shape[-1]))
+    index, less = ops.reshape(index, (-1, 1)), ops.reshape(less, (-1, 1))
+    places = ops.concatenate([ops.expand_dims(ops.arange(ops.shape(flat)[0], dtype="int32"), 1), index], axis=1)
+    there = ops.take_along_axis(flat, index, axis=-1) - less
+    return ops.reshape(ops.scatter_update(flat, places, ops.squeeze(there, 1)), ops.shape(values))
 
 
 @keras.saving.register_keras_serializable("keras_transformer")

@@ -1,5 +1,6 @@
 """Commands on models that write texts: options passed on, one line in and one line out, JSON keys, mistakes."""
 
+import functools
 import json
 import sys
 import types
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from keras_transformer import bundle
+from keras_transformer import bundle, generation
 from keras_transformer.checks import UserError
 from keras_transformer.cli import app
 from keras_transformer.data.reversible_tokenizer import ReversibleTokenizer
@@ -56,8 +57,14 @@ def writer(folders, request):
     return folders[request.param == "language-model"]
 
 
+@pytest.fixture
+def loaded_once(monkeypatch):
+    """The first command of a test loads the folder, and what it has traced serves the others."""
+    monkeypatch.setattr(generation, "load", functools.cache(generation.load))
+
+
 @pytest.mark.parametrize("options", [(), ("--beam", 3), ("--temperature", 1.5, "--top-p", 0.9, "--seed", 4)])
-def test_a_line_in_is_a_line_out(writer, options):
+def test_a_line_in_is_a_line_out(writer, options, loaded_once):
     options = (*options, "--max-tokens", 5)
     from_stdin = run("generate", writer, *options, stdin="\n".join(TEXTS)).stdout
     assert from_stdin == run("generate", writer, *TEXTS, *options).stdout
@@ -67,7 +74,7 @@ def test_a_line_in_is_a_line_out(writer, options):
     assert all(set(one) == {"text", "output"} for one in content["outputs"])
 
 
-def test_more_lines_than_one_call_takes_keep_their_order_and_their_seeds(folders):
+def test_more_lines_than_one_call_takes_keep_their_order_and_their_seeds(folders, loaded_once):
     options = ("--temperature", 1.5, "--max-tokens", 3)
     many = run("generate", folders[1], *options, stdin="\n".join(TEXTS[:2] * 40)).stdout
     content = only_json(run("generate", folders[1], *options, "--json", stdin="\n".join(TEXTS[:2] * 40)))

@@ -263,7 +263,10 @@ def test_a_full_standard_output_is_named_as_such(small_tflite, arguments):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs Linux's /proc, in which no file can be made")
-@pytest.mark.parametrize(("form", "out"), [("tflite", "/proc/x.tflite"), ("saved_model", "/proc/served")])
+@pytest.mark.parametrize(
+    ("form", "out"),
+    [("tflite", "/proc/x.tflite"), pytest.param("saved_model", "/proc/served", marks=pytest.mark.slow)],
+)
 def test_a_place_that_takes_no_files_ends_in_one_line_and_code_2(small_bundle, form, out):
     done = run("export", small_bundle, "--format", form, "--out", out)
     place = out if form == "tflite" else f"{out}/1"

@@ -1,17 +1,28 @@
 """A model with factors is a model like any other: saved, cloned, trained, distilled, written by token, exported."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from keras import ops
 from weights import normal, randomise
 
 from keras_transformer import export, model_file
-from keras_transformer.compression import factored_ranks, factorise_kernels, fuse, kernel_spectra, ranks_of_share
+from keras_transformer.compression import (
+    MagnitudePruning,
+    dense_ranges,
+    factored_ranks,
+    factorise_kernels,
+    fuse,
+    kernel_spectra,
+    plain,
+    quantization_aware,
+    ranks_of_share,
+)
 from keras_transformer.distillation import Distiller, LossTerm, soft_targets, true_labels
-from keras_transformer.export import lite_operators
 from keras_transformer.models import CausalLM, TextClassifier
 
 IDS = np.array([[2, 17, 28, 5, 0], [3, 7, 11, 13, 19]], "int32")
@@ -107,14 +118,83 @@ def test_tokens_one_by_one_give_what_the_whole_sequence_does():
     np.testing.assert_allclose(factored.step(ids[:, 4], state)[0], want[:, 4], atol=1e-5)
 
 
-def test_it_is_exported_and_agrees(small_model, small_tokenizer, tmp_path):
-    parts = {
+def test_its_factors_are_pruned_as_other_kernels(factored):
+    factored.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    pruning = MagnitudePruning(0.5, begin=0, end=2, every=1, which=["encoder_0/feed_forward/*"])
+    factored.fit(IDS, np.array([1, 2]), epochs=3, verbose=0, callbacks=[pruning])
+    inner = factored.get_layer("encoder_0").feed_forward.inner
+    assert [np.mean(half.kernel.numpy() == 0) for half in (inner.left, inner.right)] == pytest.approx(
+        [0.5] * 2, abs=0.1
+    )
+
+
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_it_learns_with_fake_integers_and_is_as_it_was_without(factored, form):
+    learning = quantization_aware(factored, form)
+    assert factored_ranks(learning) == factored_ranks(factored)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    learning.compile(keras.optimizers.Adam(0.01), loss, jit_compile=False)
+    losses = learning.fit(IDS, np.array([1, 2]), epochs=30, verbose=0).history["loss"]
+    assert losses[-1] < 0.5 * losses[0]
+    exact = plain(learning)
+    assert 1e-4 < np.abs(exact(IDS) - learning(IDS)).max() < 0.5 * np.abs(exact(IDS)).max()
+    whole = fuse(exact, factored_ranks(exact))
+    np.testing.assert_allclose(whole(IDS), exact(IDS), atol=1e-5, rtol=0)
+    halves = [f"encoder_0/feed_forward/inner/{half}/kernel" for half in ("left", "right")]
+    assert [half in dense_ranges(learning) for half in halves] == [form == "int8"] * 2
+
+
+def test_with_fake_integers_nothing_is_factorised_or_fused(factored):
+    learning = quantization_aware(factored)
+    for call in (lambda: fuse(learning, ["logits"]), lambda: kernel_spectra(quantization_aware(plain(learning)))):
+        with pytest.raises(
+            ValueError, match=r"computes with fake integers: factorise or fuse plain\(model\), and make"
+        ):
+            call()
+
+
+@pytest.fixture
+def parts(small_model, small_tokenizer):
+    """What every export of the small model takes."""
+    return {
         "tokenizer": small_tokenizer,
         "labels": ["negative", "neutral", "positive"],
         "max_length": small_model.max_length,
         "examples": ["a fine and funny film", "a dull film", "funny!"],
     }
-    factored = factorise_kernels(small_model, {"encoder_0/feed_forward/outer": 3, "encoder_0/attention/value": 2})
+
+
+RANKS = {"encoder_0/feed_forward/outer": 3, "encoder_0/attention/value": 2, "logits": 2}
+
+
+def products(path):
+    """The types of input and kernel of each dense product of a file."""
+    model, found = schema.Model.GetRootAs(Path(path).read_bytes(), 0), []
+    graph = model.Subgraphs(0)
+    for operator in (graph.Operators(place) for place in range(graph.OperatorsLength())):
+        if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == schema.BuiltinOperator.FULLY_CONNECTED:
+            found.append(tuple(graph.Tensors(operator.Inputs(place)).Type() for place in (0, 1)))
+    return found
+
+
+def test_it_is_served_and_agrees(small_model, parts, tmp_path):
+    factored = factorise_kernels(small_model, RANKS)
+    assert export.saved_model(factored, tmp_path / "served", **parts).max_abs_logit_error < 1e-5
+
+
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_in_integers_each_factor_is_a_product_of_integers(small_model, parts, tmp_path, form):
+    factored = factorise_kernels(small_model, RANKS)
+    report = export.tflite(factored, tmp_path / f"{form}.tflite", quantize=form, min_agreement=0.5, **parts)
+    assert report.max_abs_logit_error < 0.3
+    types = schema.TensorType
+    inputs, kernels = {"int8": (types.INT8, types.INT8), "int4": (types.FLOAT32, types.INT4)}[form]
+    logits = (types.FLOAT32, types.INT8)  # both factors: nothing evens their errors out
+    assert sorted(products(report.path)) == sorted([(inputs, kernels)] * 8 + [logits] * 2)
+
+
+def test_it_is_exported_and_agrees(small_model, parts, tmp_path):
+    factored = factorise_kernels(small_model, RANKS)
     reports = [
         export.tflite(model, tmp_path / f"{name}.tflite", **parts, quantize="none")
         for name, model in (("whole", small_model), ("factored", factored))
@@ -123,8 +203,4 @@ def test_it_is_exported_and_agrees(small_model, small_tokenizer, tmp_path):
     assert reports[1].operators == reports[0].operators
     saved = small_model.count_params() - factored.count_params()
     assert saved > 0
-    products = [
-        sum(signature.in_file["FULLY_CONNECTED"] for signature in lite_operators.signature_operators(report.path))
-        for report in reports
-    ]
-    assert products[1] == products[0] + 2
+    assert [len(products(report.path)) for report in reports] == [7, 10]

@@ -137,6 +137,12 @@ def test_tokens_without_a_label_count_nothing():
     assert (some > 0).all()
 
 
+def test_a_batch_of_several_has_no_fisher_information():
+    model, rows = network(), normal(3, 5)
+    with pytest.raises(ValueError, match=r"examples has a batch of 3 rows, .* is another number\. Give batches of one"):
+        row_fisher(model, [(rows[:1], np.array([2])), (rows, np.array([2, 0, 1]))])
+
+
 def test_nothing_to_measure_is_refused():
     model = network()
     with pytest.raises(ValueError, match=r"batches has nothing in it, so nothing was measured"):

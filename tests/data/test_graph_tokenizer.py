@@ -1,8 +1,6 @@
 """The tokenizer in the graph has the ids of the one in Python, on real text and on nasty text, in every loader."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -144,7 +142,7 @@ print(json.dumps(ids.tolist()))
 
 
 def test_a_saved_model_gives_the_same_ids_through_the_loader_of_tensorflow_serving(
-    tmp_path, learned_graph, learned, nasty_texts, real_texts
+    forked, tmp_path, learned_graph, learned, nasty_texts, real_texts
 ):
     module = tf.Module()
     module.tokenizer = learned_graph
@@ -155,12 +153,6 @@ def test_a_saved_model_gives_the_same_ids_through_the_loader_of_tensorflow_servi
     )
     tf.saved_model.save(module, str(tmp_path), signatures=serve)
     texts = [*nasty_texts, *real_texts[:101]]
-    done = subprocess.run(
-        [sys.executable, "-c", LOADER, str(tmp_path)],
-        input=json.dumps(texts),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run(LOADER, tmp_path, given=json.dumps(texts))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == learned.pad(learned.encode(texts, MAX_LENGTH)).tolist()

@@ -282,7 +282,9 @@ print(json.dumps([text.decode() for text in same]))
 """
 
 
-def test_a_saved_model_gives_texts_back_through_the_loader_of_tensorflow_serving(tmp_path, joint, joint_graph, pairs):
+def test_a_saved_model_gives_texts_back_through_the_loader_of_tensorflow_serving(
+    forked, tmp_path, joint, joint_graph, pairs
+):
     module = tf.Module()
     module.encode, module.decode = joint_graph
     serve = tf.function(
@@ -292,13 +294,7 @@ def test_a_saved_model_gives_texts_back_through_the_loader_of_tensorflow_serving
     )
     tf.saved_model.save(module, str(tmp_path), signatures=serve)
     texts = [*pairs[:19], "中文 %(name)s"]
-    done = subprocess.run(
-        [sys.executable, "-c", LOADER, str(tmp_path)],
-        input=json.dumps(texts),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run(LOADER, tmp_path, given=json.dumps(texts))
     assert done.returncode == 0, done.stderr
     expected = [joint.decode(row) for row in joint.encode(texts, MAX_LENGTH)]
     assert json.loads(done.stdout.splitlines()[-1]) == expected

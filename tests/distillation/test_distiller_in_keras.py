@@ -1,8 +1,5 @@
 """The Distiller among the rest of Keras: precision, XLA, callbacks, files."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -170,7 +167,7 @@ def test_moving_averages_are_the_students(classifier, rows):
     assert len(distiller.optimizer.variables) == 3 * len(student.weights) + 2
 
 
-def test_the_saved_student_loads_in_a_fresh_process_that_knows_no_distiller(classifier, rows, tmp_path):
+def test_the_saved_student_loads_in_a_fresh_process_that_knows_no_distiller(forked, classifier, rows, tmp_path):
     student = classifier()
     distiller = compiled(student, classifier(units=211))
     distiller.fit(*rows, verbose=0)
@@ -181,7 +178,8 @@ def test_the_saved_student_loads_in_a_fresh_process_that_knows_no_distiller(clas
         "np.save(sys.argv[1] + '/y.npy', model(np.load(sys.argv[1] + '/x.npy')));"
         "assert 'keras_transformer' not in sys.modules; print(model.count_params())"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = forked.run(program, tmp_path)
+    assert done.returncode == 0, done.stderr
     assert int(done.stdout) == student.count_params()
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), student(rows[0]), atol=1e-6)
 

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -218,8 +216,8 @@ assert run("killed", seed=92) == 0
 """
 
 
-def test_a_killed_run_goes_on_with_projection_dropout_and_schedules(tmp_path):
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True)
+def test_a_killed_run_goes_on_with_projection_dropout_and_schedules(forked, tmp_path):
+    done = forked.run(PROGRAM, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     whole, killed = ((tmp_path / place / "history").read_text() for place in ("whole", "killed"))
     assert killed == whole

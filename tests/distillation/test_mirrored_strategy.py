@@ -1,8 +1,6 @@
 """Two replicas make the very update of one device: measured with SGD, since Adam would hide a constant factor."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 import keras
+from keras_transformer.compression import MagnitudePruning
 from keras_transformer.distillation import (
     Distiller, LossTerm, MutualLearner, Needs, OnPolicyDistiller, RecordedTeacher, SeveralTeachers, cache_teacher,
     hidden_states, soft_targets, true_labels,
@@ -136,6 +135,10 @@ try:
     made.fit(attached, verbose=0)
 except ValueError as error:
     refused["late"] = str(error)
+try:
+    made.fit(attached, verbose=0, callbacks=[MagnitudePruning(0.5, end=2)])
+except ValueError as error:
+    refused["pruning"] = str(error)
 with strategy.scope():
     for name, options in {
         "jit": {"jit_compile": True},
@@ -172,9 +175,9 @@ json.dump({**results, "refused": refused}, open(sys.argv[1], "w"))
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(forked, tmp_path_factory):
     path = tmp_path_factory.mktemp("mirrored") / "results.json"
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True)
+    done = forked.run(PROGRAM, path)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(path.read_text())
 
@@ -228,3 +231,7 @@ def test_weights_that_come_too_late_for_the_replicas_are_told_with_the_way_out(m
     message = measured["refused"]["late"]
     assert "loss 'hidden_states' made its weights with a batch" in message
     assert "as the teacher what cache_teacher returns" in message
+
+
+def test_pruning_on_replicas_is_refused(measured):
+    assert measured["refused"]["pruning"] == "MagnitudePruning doesn't work with 2 replicas. Train on one device."

@@ -4,8 +4,6 @@ That they are still wrong there is in test_keras_distillation_today.py, under th
 """
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -168,8 +166,8 @@ json.dump(steps, open(sys.argv[1], "w"))
 """
 
 
-def test_08_two_replicas_make_the_step_of_one_and_not_twice_that(tmp_path):
-    done = subprocess.run([sys.executable, "-c", REPLICAS, str(tmp_path / "steps")], capture_output=True, text=True)
+def test_08_two_replicas_make_the_step_of_one_and_not_twice_that(forked, tmp_path):
+    done = forked.run(REPLICAS, tmp_path / "steps")
     assert done.returncode == 0, done.stderr[-3000:]
     steps = json.loads((tmp_path / "steps").read_text())
     one, two = (np.array(weights) for weights in steps["ours"])

@@ -55,10 +55,9 @@ assert os.waitpid(start(), 0)[1] == 0
 """
 
 
-def test_kills_while_writing_leave_a_cache_that_the_next_call_completes(tmp_path):
+def test_kills_while_writing_leave_a_cache_that_the_next_call_completes(forked, tmp_path):
     folder, logits = tmp_path / "cache", tmp_path / "logits.npy"
-    command = [sys.executable, "-c", PROGRAM, str(folder), str(logits)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    run = forked.run(PROGRAM, folder, logits)
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout == "5000\n"
     assert not list(folder.rglob(".*"))  # what the killed ones had begun

@@ -28,6 +28,12 @@ def reviews(count, seed):
 
 
 @pytest.fixture(scope="session")
+def draw_reviews():
+    """The function that makes them, for more of them."""
+    return reviews
+
+
+@pytest.fixture(scope="session")
 def examples():
     return reviews(151, seed=11)[0]
 

@@ -6,55 +6,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter
+from two_products import dense_inputs, plain, seen
 
 from keras_transformer.export.integer_forms import FORMS, in_integers, last_products
 
 ACTIVATIONS = {"int8": np.int8, "int16": np.int16, "int4": np.float32}
 
 
-def plain():
-    """x (1, 7) -> a dense layer of 11 units, relu, and one of 3, `logits`."""
-    random = np.random.default_rng(3)
-    inner, outer = (tf.constant(random.normal(size=shape), tf.float32) for shape in ((7, 11), (11, 3)))
-
-    @tf.function(input_signature=[tf.TensorSpec((1, 7), tf.float32, "x")], autograph=False)
-    def call(x):
-        return {"logits": tf.nn.relu(x @ inner) @ outer}
-
-    module = tf.Module()
-    module.call = call
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([call.get_concrete_function()], module)
-    return converter.convert()
-
-
 @pytest.fixture(scope="module")
 def float_model():
     return plain()
-
-
-def dense_inputs(content):
-    """The types of what each dense product reads, in order, and the details of all tensors."""
-    interpreter = Interpreter(model_content=content)
-    interpreter.allocate_tensors()
-    tensors = {one["index"]: one for one in interpreter.get_tensor_details()}
-    model = schema.Model.GetRootAs(content, 0)
-    graph, found = model.Subgraphs(0), []
-    for place in range(graph.OperatorsLength()):
-        operator = graph.Operators(place)
-        if model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == schema.BuiltinOperator.FULLY_CONNECTED:
-            found.append(tensors[operator.Inputs(0)])
-    return found
-
-
-def seen(*rows):
-    """Inputs from which the ranges come."""
-
-    def calibration(_):
-        for row in rows:
-            yield "serving_default", {"x": np.full((1, 7), row, np.float32)}
-
-    return calibration
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -63,8 +24,35 @@ def test_the_last_product_reads_float32_and_those_before_it_what_the_form_says(f
     assert (first["dtype"], last["dtype"]) == (ACTIVATIONS[form], np.float32)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_no_file_in_integers_names_the_oldest_runtime_of_the_float_one(float_model, form):
+    def names(content):
+        model = schema.Model.GetRootAs(content, 0)
+        return {model.Metadata(place).Name() for place in range(model.MetadataLength())}
+
+    assert names(float_model) - names(in_integers(float_model, form, seen(-1.0, 1.0))) == {b"min_runtime_version"}
+
+
 def test_the_last_product_is_found_by_what_it_gives(float_model):
     assert len(last_products(float_model)) == 1
+
+
+@pytest.mark.parametrize(
+    ("between", "count"),
+    [
+        (tf.identity, 2),
+        (lambda x: tf.reshape(tf.reshape(x, (11,)), (1, 11)), 2),
+        (lambda x: x + tf.constant([0.5] * 11), 1),
+        (tf.nn.relu6, 1),
+        (tf.nn.tanh, 1),
+    ],
+    ids=["nothing", "a shape", "a bias", "an activation inside", "an activation"],
+)
+def test_a_last_product_in_two_factors_is_both(between, count):
+    model = plain(between)
+    assert len(last_products(model)) == count
+    first, last = dense_inputs(in_integers(model, "int8", seen(-1.0, 1.0)))
+    assert (first["dtype"], last["dtype"]) == (np.float32 if count == 2 else np.int8, np.float32)
 
 
 @pytest.mark.parametrize("largest", [3.0, 47.0])

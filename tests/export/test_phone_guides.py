@@ -1,6 +1,7 @@
 """What the guides for phones say of our files is so: every name in their code is one of a file that was exported.
 
 A guide keeps the names in one block, each with the part it plays: `TOKEN_IDS = "token_ids" // input of prompt, step`.
+A prefix stands before the name of an input: an output of that name is what a signature adds to that input.
 """
 
 import json
@@ -11,9 +12,11 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+from writing_models import ROOM
 
 from keras_transformer.export.attachments import FLATBUFFER
 
@@ -21,7 +24,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 LANGUAGES = {"android": "kotlin", "ios": "swift", "flutter": "dart"}
 WRITERS = {"a translator": "translate", "a language model": "language-model"}
 OF_NAMES = re.compile(
-    r"""(\w+) = ["']([^"']+)["'];? *// (signature|input|output|entry|setting)(?: of ([\w, ]+))?$""", re.M
+    r"""(\w+) = ["']([^"']+)["'];? *// (signature|input|output|prefix|entry|setting)(?: of ([\w, ]+))?$""", re.M
 )
 LITERAL = re.compile(r"""["']([a-z_.]+)["']""")
 
@@ -31,8 +34,8 @@ class Name(NamedTuple):
 
     constant: str
     text: str
-    part: str  # "signature", "input", "output", "entry" or "setting"
-    of: tuple[str, ...]  # the signatures of an input or an output
+    part: str  # "signature", "input", "output", "prefix", "entry" or "setting"
+    of: tuple[str, ...]  # the signatures of an input, an output or a prefix
 
 
 class File(NamedTuple):
@@ -67,6 +70,16 @@ def names_in(source):
     return [Name(*found[:3], tuple(re.findall(r"\w+", found[3]))) for found in OF_NAMES.findall(source)]
 
 
+def found(signature, part):
+    """The inputs or outputs of a signature, or the prefixes of those outputs that are added to an input."""
+    if part != "prefix":
+        return signature[f"{part}s"]
+    inputs = signature["inputs"]
+    others = [name for name in signature["outputs"] if name not in {"logits", *inputs}]
+    prefixes = {name.removesuffix(of) for name in others for of in inputs if name.endswith(of)}
+    return {prefix for prefix in prefixes if all(name.removeprefix(prefix) in inputs for name in others)}
+
+
 def untrue(names, files):
     """What a guide says that the files deny; every name must be true of each file that has such a signature."""
     wrong, signatures = [], {signature for file in files for signature in file.signatures}
@@ -75,7 +88,7 @@ def untrue(names, files):
             wrong.append(f"no file has a signature {name.text!r}")
         for signature in name.of:
             having = [file.signatures[signature] for file in files if signature in file.signatures]
-            if not having or any(name.text not in one[f"{name.part}s"] for one in having):
+            if not having or any(name.text not in found(one, name.part) for one in having):
                 wrong.append(f"{signature!r} has no {name.part} {name.text!r}")
         if name.part == "entry" and any(name.text not in file.entries for file in files):
             wrong.append(f"a file has no entry {name.text!r}")
@@ -128,6 +141,7 @@ def test_a_guide_names_all_that_an_app_needs(named, files, classifier):
     # A package without signatures runs the only one that a classifier has.
     by_number = {"tokens"} if "_interpreter.run(" in source else set()
     assert by_part["signature"] | by_number == needed
+    assert [(name.part, name.of) for name in names if name.text == "new_"] == [("prefix", ("step",))]
     for part in ("input", "output"):
         assert {of for name in names if name.part == part for of in name.of} | by_number == needed
 
@@ -136,7 +150,7 @@ def test_a_guide_uses_each_name_and_writes_none_a_second_time(named, files):
     _, source, names = named
     assert [name.constant for name in names if f"Names.{name.constant}" not in source] == []
     elsewhere = OF_NAMES.sub("", source)
-    real = set().union(*(file.names for file in files))
+    real = set().union(*(file.names for file in files), (name.text for name in names))
     assert sorted(set(LITERAL.findall(elsewhere)) & real) == []
 
 
@@ -153,6 +167,20 @@ def test_the_state_that_a_prompt_gives_is_what_a_step_takes(kind, writers):
     assert set(step["inputs"]) == {"token_ids", *state}
     added = {name for name in state if name.startswith(("key_", "value_"))}
     assert set(step["outputs"]) == {"logits", "position", *(f"new_{name}" for name in added)}
+
+
+@pytest.mark.parametrize("task", WRITERS.values())
+def test_a_step_gives_one_place_of_each_cache(task, lite_writer):
+    """The guides compute where it goes from these shapes: the heads, the room and the size of a head."""
+    step = Interpreter(model_path=str(lite_writer(task).path)).get_signature_runner("step")
+    caches, given = step.get_input_details(), step.get_output_details()
+    added = {name.removeprefix("new_"): one for name, one in given.items() if name.startswith("new_")}
+    assert {"key_0", "value_0"} <= set(added)
+    for name, one in added.items():
+        batch, heads, room, size = caches[name]["shape"]
+        assert (batch, room) == (1, ROOM)
+        assert one["shape"].tolist() == [1, heads, 1, size]
+        assert one["dtype"] == caches[name]["dtype"] == np.float32
 
 
 def test_the_table_of_signatures_is_that_of_the_files(classifier, writers):

@@ -176,15 +176,20 @@ These weights are random, and have nothing to spare: of 4 bits a step is a seven
 """
 
 
+@pytest.fixture(scope="module", params=TASKS)
+def whole(request, writing_model, writing_parts):
+    """A task, the prompts with what is written after each, and the logits of the Keras model at each token of that."""
+    prepared = prepare_writing(writing_model(request.param), **writing_parts(request.param))
+    reference = whole_logits(prepared.writing)
+    return request.param, prepared.pairs, np.concatenate([reference(*pair) for pair in prepared.pairs])
+
+
 @pytest.mark.parametrize("quantize", INTEGERS)
-def test_integer_forms_agree_as_far_as_the_report_says(task, lite_writer, writing_model, writing_parts, quantize):
+def test_integer_forms_agree_as_far_as_the_report_says(whole, lite_writer, quantize):
+    task, pairs, theirs = whole
     report, (fewest, largest) = lite_writer(task, quantize), INTEGERS[quantize]
-    prepared = prepare_writing(writing_model(task), **writing_parts(task))
-    steps, reference = LiteSteps(report.path), whole_logits(prepared.writing)
-    ours, theirs = (
-        np.concatenate([logits(prompt, written) for prompt, written in prepared.pairs])
-        for logits in (steps.choices, reference)
-    )
+    steps = LiteSteps(report.path)
+    ours = np.concatenate([steps.choices(*pair) for pair in pairs])
     same = ours.argmax(axis=1) == theirs.argmax(axis=1)
     assert report.top1_agreement == pytest.approx(same.mean())
     assert report.top1_agreement > fewest

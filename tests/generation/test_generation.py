@@ -64,27 +64,49 @@ def best(logits, end_id, most, grow):
     return found
 
 
-def translated(writer, text):
-    ids = np.array(writer.tokenizer.encode([text], LENGTH), "int32")
+@pytest.fixture(scope="module")
+def whole_pair(translator):
+    """Ids of a source and of what stands before each target -> logits (T, V): a whole forward pass, in a graph."""
+    run = in_graph(translator.model, ("source_ids", "target_ids"))
+    return lambda source, target: run(np.array([source], "int32"), np.array([target], "int32")).numpy()[0]
+
+
+@pytest.fixture(scope="module")
+def whole_text(continuer):
+    """Ids -> logits (T, V), as `whole_pair`."""
+    run = in_graph(continuer.model, ("token_ids",))
+    return lambda ids: run(np.array([ids], "int32")).numpy()[0]
+
+
+def in_graph(model, names):
+    import tensorflow as tf
+
+    def run(*ids):
+        return model(dict(zip(names, ids, strict=True)) if len(names) > 1 else ids[0], training=False)
+
+    return tf.function(run, input_signature=[tf.TensorSpec((None, None), tf.int32)] * len(names))
+
+
+def translated(writer, whole_pair, text):
+    (ids,) = writer.tokenizer.encode([text], LENGTH)
 
     def logits(target):
-        inputs = {"source_ids": ids, "target_ids": np.array([target], "int32")}
-        return np.asarray(writer.model(inputs, training=False))[0, -1]
+        return whole_pair(ids, target)[-1]
 
     start, end = writer.tokenizer.start_id, writer.tokenizer.end_id
     return best(logits, end, LENGTH, lambda found: [start, *found])
 
 
-def test_greedy_translations_are_those_of_whole_forward_passes(translator):
+def test_greedy_translations_are_those_of_whole_forward_passes(translator, whole_pair):
     found = translator.translate(translator.tokenizer.encode(TEXTS, LENGTH))
-    assert found == [translated(translator, text) for text in TEXTS]
+    assert found == [translated(translator, whole_pair, text) for text in TEXTS]
     assert len(set(map(tuple, found))) == len(TEXTS)  # each depends on its source
     assert min(map(len, found)) < LENGTH == max(map(len, found))  # one comes to an end, one is cut
     assert translator.write(TEXTS) == [translator.tokenizer.decode(ids) for ids in found]
 
 
 @pytest.mark.parametrize("most", [1, 5, 22])
-def test_greedy_continuations_are_those_of_whole_forward_passes(continuer, most):
+def test_greedy_continuations_are_those_of_whole_forward_passes(continuer, whole_text, most):
     """A prompt without room is read from its end, and comes back whole all the same."""
     ends, outputs = continuer.tokenizer, continuer.write(TEXTS, Decoding(max_tokens=most))
     for text, output in zip(TEXTS, outputs, strict=True):
@@ -92,7 +114,7 @@ def test_greedy_continuations_are_those_of_whole_forward_passes(continuer, most)
         prompt = [ends.end_id, *whole][-(LENGTH - most) :]
 
         def logits(ids):
-            return np.asarray(continuer.model(np.array([ids], "int32"), training=False))[0, -1]
+            return whole_text(ids)[-1]
 
         found = best(logits, ends.end_id, most, lambda new, prompt=prompt: [*prompt, *new])
         assert output == ends.decode([*whole, *found])
@@ -103,14 +125,12 @@ def test_without_a_number_half_of_the_length_is_written(continuer):
     assert continuer.write(TEXTS[:2]) == continuer.write(TEXTS[:2], Decoding(max_tokens=LENGTH // 2))
 
 
-def test_a_wide_beam_finds_what_is_at_least_as_likely(translator):
+def test_a_wide_beam_finds_what_is_at_least_as_likely(translator, whole_pair):
     """Sums of log-probabilities by the penalised length, of whole forward passes."""
     ids = translator.tokenizer.encode(TEXTS, LENGTH)
 
     def score(source, target):
-        inputs = {"source_ids": np.array([source], "int32")}
-        inputs["target_ids"] = np.array([[translator.tokenizer.start_id, *target[:-1]]], "int32")
-        logits = np.asarray(translator.model(inputs, training=False), "float64")[0]
+        logits = whole_pair(source, [translator.tokenizer.start_id, *target[:-1]]).astype("float64")
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         return sum(log_p[place, token] for place, token in enumerate(target)) / ((5 + len(target)) / 6) ** 0.6
 
@@ -132,12 +152,20 @@ def test_what_is_drawn_depends_on_the_seed_and_the_place_alone(writer, request):
     assert len({text.removeprefix(TEXTS[3]) for text in model.write([TEXTS[3]] * 5, drawn)}) > 1
 
 
+BEAM, COLD = {"beam": 3}, {"temperature": 1e-6, "seed": 5}
+
+
 @pytest.mark.parametrize(
-    "decoding",
-    [{}, {"beam": 3}, {"temperature": 1e-6, "seed": 5}],
-    ids=["greedy", "beam", "drawn without heat"],
+    ("writer", "decoding"),
+    [
+        ("translator", {}),
+        ("translator", BEAM),
+        pytest.param("translator", COLD, marks=pytest.mark.slow),
+        ("continuer", {}),
+        pytest.param("continuer", BEAM, marks=pytest.mark.slow),
+        ("continuer", COLD),
+    ],
 )
-@pytest.mark.parametrize("writer", ["translator", "continuer"])
 def test_compiled_writing_gives_the_same_words(writer, decoding, request):
     model = request.getfixturevalue(writer)
     compiled = type(model)(model.model, model.tokenizer, LENGTH, jit_compile=True)

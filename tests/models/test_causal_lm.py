@@ -138,7 +138,7 @@ def test_rows_of_a_state_can_be_picked_as_a_beam_search_does():
 def test_padding_at_the_end_changes_no_real_token(form):
     model = causal_lm(**form)
     want, real = np.asarray(model(IDS)), IDS != 0
-    for pads in range(1, 7):
+    for pads in (1, 6):
         longer = np.pad(IDS, ((0, 0), (0, pads)))
         np.testing.assert_allclose(np.asarray(model(longer))[:, :7][real], want[real], atol=1e-5, err_msg=f"{pads}")
         prompted = model.prompt(longer, room=LONGEST)

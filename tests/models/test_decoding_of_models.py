@@ -1,5 +1,7 @@
 """Our own models through each way of decoding: the tokens and numbers of runs over whole texts, without a cache."""
 
+from functools import cached_property
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,12 +21,8 @@ IDS = np.array([[5, 12, 8, 1], [7, 0, 0, 0], [11, 4, 0, 0], [9, 6, 10, 0]], "int
 class Whole:
     """A model without its cache, asked for log p of the next id after a text: what the oracles of decoding take."""
 
-    def __init__(self, model, bias, source=None):
-        self.bias, self.source = bias, source
-        spec = tf.TensorSpec((None, None), tf.int32)
-        if source is not None:
-            spec = {"source_ids": spec, "target_ids": spec}
-        self.run = tf.function(lambda inputs: model(inputs), input_signature=[spec])
+    def __init__(self, run, bias, source=None):
+        self.run, self.bias, self.source = run, bias, source
 
     def log_probs(self, tokens):
         ids = np.array([tokens], "int32")
@@ -46,9 +44,19 @@ class Generating:
         inputs = {"source_ids": read, "target_ids": read[::-1]} if self.translates else read
         self.bias = -np.mean(self.model(inputs), axis=(0, 1))
         self.bias[0] = -1e4
-        self.rows = [Whole(self.model, self.bias, ids if self.translates else None) for ids in IDS]
         self.prompts = [[START] if self.translates else ids[ids != 0].tolist() for ids in IDS]
-        self.limits = {"end_id": self.end_id(), "max_tokens": MAX_TOKENS}
+
+    @cached_property
+    def rows(self):
+        spec = tf.TensorSpec((None, None), tf.int32)
+        if self.translates:
+            spec = {"source_ids": spec, "target_ids": spec}
+        run = tf.function(lambda inputs: self.model(inputs), input_signature=[spec])
+        return [Whole(run, self.bias, ids if self.translates else None) for ids in IDS]
+
+    @cached_property
+    def limits(self):
+        return {"end_id": self.end_id(), "max_tokens": MAX_TOKENS}
 
     def end_id(self):
         """The id with which rows end at the most different places."""
@@ -96,7 +104,9 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def ours(kind):
-    return MODELS[kind](num_layers=2, seed=6)
+    made = MODELS[kind](num_layers=2, seed=6)
+    assert made.limits["end_id"] > 0  # looked for here: in a graph nothing can be
+    return made
 
 
 def test_greedy_tokens_are_those_of_whole_runs_for_each_ragged_row_alone(ours):

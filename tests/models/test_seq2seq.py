@@ -98,7 +98,7 @@ def test_the_memory_is_computed_once_and_only_read_by_a_step():
 def test_padding_of_source_and_target_changes_no_real_token(form):
     model, real = seq2seq(**form), TARGET != 0
     want = np.asarray(model(INPUTS))[real]
-    for pads in range(1, 9):
+    for pads in (1, 8):
         source, target = (np.pad(ids, ((0, 0), (0, pads))) for ids in (SOURCE, TARGET))
         got = np.asarray(model({"source_ids": source, "target_ids": target}))[:, :7][real]
         np.testing.assert_allclose(got, want, atol=1e-5, err_msg=f"{pads} pads")

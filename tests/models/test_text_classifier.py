@@ -84,7 +84,7 @@ def test_attention_taps_sum_to_one_over_real_tokens_or_to_zero():
 def test_padding_at_the_end_changes_nothing(form):
     model = classifier(**form)
     want = np.asarray(model(IDS))
-    for pads in range(1, 9):
+    for pads in (1, 3, 8):
         longer = np.pad(IDS, ((0, 0), (0, pads)))
         np.testing.assert_allclose(model(longer), want, atol=1e-5, err_msg=f"{pads} pads")
 

@@ -1,8 +1,6 @@
 """A model learns, the same each time, and its files give it back, in a process of their own too."""
 
 import json
-import subprocess
-import sys
 import textwrap
 
 import keras
@@ -130,7 +128,7 @@ def test_files_give_the_model_back(saved):
     np.testing.assert_array_equal(fresh(IDS), answers["classifier"])
 
 
-def test_a_fresh_process_that_imports_models_alone_reads_each_file(saved):
+def test_a_fresh_process_that_imports_models_alone_reads_each_file(forked, saved):
     script = """
         import json, sys
         from keras_transformer.models import TextClassifier
@@ -146,9 +144,7 @@ def test_a_fresh_process_that_imports_models_alone_reads_each_file(saved):
         errors["weights"] = float(np.abs(fresh(answers["ids"]) - answers["classifier"]).max())
         print(json.dumps({"errors": errors, "class": type(found["classifier"]).__name__}))
     """
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(saved)], capture_output=True, text=True, check=False
-    )
+    run = forked.run(textwrap.dedent(script), saved)
     assert run.returncode == 0, run.stderr[-2000:]
     result = json.loads(run.stdout.splitlines()[-1])
     assert result["class"] == "TextClassifier"

@@ -5,9 +5,8 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from keras_transformer.data.catalog.movie_snippets import snippets
 from keras_transformer.data.text import Table, read_table
 from keras_transformer.evaluation import evaluate
 from keras_transformer.export import saved_model, tflite
-from keras_transformer.recipes import job
+from keras_transformer.recipes import classify, job
 from keras_transformer.recipes.classify import DistillSettings, TrainSettings, distill, train
 from keras_transformer.recipes.settings import command
 
@@ -43,12 +42,14 @@ def files(tmp_path_factory):
     return folder
 
 
+TEACHER = {"size": "tiny", "epochs": 3, "quiet": True}
+
+
 @pytest.fixture(scope="module")
 def teacher(files):
     """A run folder made by `train`, and what `train` told."""
     out = files / "runs" / "teacher"
-    told = train(TrainSettings(data=files / "reviews.csv", out=out, size="tiny", epochs=2, quiet=True))
-    return out, told
+    return out, train(TrainSettings(data=files / "reviews.csv", out=out, **TEACHER))
 
 
 @pytest.fixture(scope="module")
@@ -109,48 +110,43 @@ def test_the_student_leaves_for_phone_and_server_and_all_three_forms_agree(files
         np.testing.assert_allclose(serving.load(path).logits(texts), reference, atol=1e-4)
 
 
-def test_minutes_cut_the_work_and_the_message_says_so(files, tmp_path, capsys):
-    train(
-        TrainSettings(
-            data=files / "reviews.csv", out=tmp_path / "short", size="tiny", epochs=30, minutes=1e-4, batch_size=32
-        )
-    )
-    said = capsys.readouterr().err
-    assert "of 216 texts" in said
+def test_minutes_cut_the_work_and_the_message_says_so(files, tmp_path, monkeypatch, capsys):
+    fitted = []
+
+    def stop(model, batches, schedule, **_):
+        fitted.append((len(batches.lengths), schedule.epochs, model.output_shape[-1]))
+        raise InterruptedError
+
+    monkeypatch.setattr(classify, "fit_on_labels", stop)
+    settings = {"data": files / "reviews.csv", "out": tmp_path / "short", "size": "tiny", "epochs": 30}
+    with pytest.raises(InterruptedError):
+        train(TrainSettings(**settings, minutes=1e-5, batch_size=32))
+    ((rows, epochs, labels),) = fitted
+    assert 0 < rows < 216
+    assert (epochs, labels) == (1, 3)  # however few the rows are, each label has its place
+    assert f"{rows} of 216 texts, " in (said := capsys.readouterr().err)
     assert " 1 epochs" in said
-    assert bundle.read(tmp_path / "short").labels == ["negative", "other", "positive"]
 
 
-def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(files, tmp_path):
+def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(forked, files, teacher, tmp_path):
     """SIGKILL as soon as the first epoch's state is on disk; the same command again gives the same weights."""
     script = (
         "import sys; from pathlib import Path;"
         "from keras_transformer.recipes.classify import TrainSettings, train;"
-        "train(TrainSettings(data=Path(sys.argv[1]), out=Path(sys.argv[2]), size='tiny', epochs=5, quiet=True))"
+        f"train(TrainSettings(data=Path(sys.argv[1]), out=Path(sys.argv[2]), **{TEACHER}))"
     )
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-    def start(out):
-        return subprocess.Popen(
-            [sys.executable, "-c", script, files / "reviews.csv", out], env=environment, stderr=subprocess.PIPE
-        )
-
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    undisturbed, process = start(whole), start(killed)
-    state = tmp_path / "killed.partial" / "state.safetensors"
-    deadline = time.monotonic() + 120
-    while not state.exists() and time.monotonic() < deadline and process.poll() is None:
+    killed, state = tmp_path / "killed", tmp_path / "killed.partial" / "state.safetensors"
+    program, deadline = forked.start(script, files / "reviews.csv", killed), time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert state.exists()
+    with suppress(ProcessLookupError):
+        os.kill(program.pid, signal.SIGKILL)
+    ended = program.wait()
+    assert state.exists(), ended.stderr
     assert not killed.exists()
-    again = start(killed)
-    for running in (again, undisturbed):
-        _, errors = running.communicate(timeout=240)
-        assert running.returncode == 0, errors.decode()
-    first, second = (bundle.load(folder).model.get_weights() for folder in (whole, killed))
-    assert all(np.array_equal(one, two) for one, two in zip(first, second, strict=True))
+    train(TrainSettings(data=files / "reviews.csv", out=killed, **TEACHER))
+    undisturbed, goes_on = (bundle.load(folder).model.get_weights() for folder in (teacher[0], killed))
+    assert all(np.array_equal(one, two) for one, two in zip(undisturbed, goes_on, strict=True))
     assert not state.parent.exists()
 
 
@@ -167,15 +163,30 @@ def interrupted(settings, monkeypatch):
     assert (settings["out"].with_name("out.partial") / "state.safetensors").exists()
 
 
+@pytest.fixture(scope="module")
+def left(files):
+    """The settings of a run that was killed when it was about to score."""
+    settings = {
+        "data": files / "reviews.csv",
+        "out": files / "left" / "out",
+        "size": "tiny",
+        "epochs": 1,
+        "quiet": True,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted(settings, patch)
+    return settings
+
+
 @pytest.mark.parametrize(
     ("change", "message"), [({"epochs": 2}, "epochs was 1 and now is 2"), ({"seed": 3}, "seed was '0'")]
 )
-def test_a_killed_run_is_not_continued_with_other_options(files, tmp_path, monkeypatch, change, message):
-    settings = {"data": files / "reviews.csv", "out": tmp_path / "out", "size": "tiny", "epochs": 1, "quiet": True}
-    interrupted(settings, monkeypatch)
+def test_a_killed_run_is_not_continued_with_other_options(left, change, message):
+    before = (left["out"].with_name("out.partial") / "state.safetensors").read_bytes()
     with pytest.raises(UserError, match=rf"out\.partial: holds the state of another run, whose {message}"):
-        train(TrainSettings(**{**settings, **change}))
-    assert not (tmp_path / "out").exists()
+        train(TrainSettings(**{**left, **change}))
+    assert not left["out"].exists()
+    assert (left["out"].with_name("out.partial") / "state.safetensors").read_bytes() == before
 
 
 def test_a_killed_run_goes_on_with_what_it_decided_on_a_faster_machine(files, tmp_path, monkeypatch, capsys):
@@ -258,7 +269,7 @@ def test_a_folder_that_holds_other_things_is_left_alone(files, tmp_path):
 def test_the_command_in_the_manifest_is_the_one_that_made_the_folder(files, teacher):
     manifest = json.loads((teacher[0] / "manifest.json").read_text())
     data, out = files / "reviews.csv", teacher[0]
-    expected = f"keras-transformer train classify --data {data} --out {out} --size tiny --epochs 2"
+    expected = f"keras-transformer train classify --data {data} --out {out} --size tiny --epochs 3"
     assert manifest["command"] == expected
     settings = DistillSettings(teacher=out, data=data, out=files / "s", init="none", size="tiny")
     assert command(settings) == (

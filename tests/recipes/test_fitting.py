@@ -1,16 +1,20 @@
 """Recording a teacher's answers, and a student that learns from them."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 
 from keras_transformer.data.batching import Batches
+from keras_transformer.layers.pooling import MeanPooling
 from keras_transformer.models import TextClassifier
 from keras_transformer.recipes.fitting import (
     PREDICTION_BATCH_SIZE,
     Run,
     Schedule,
     Soft,
+    fit_on_labels,
     fit_on_teacher,
     record_answers,
     record_logits,
@@ -46,6 +50,27 @@ def test_recorded_answers_stand_in_the_order_of_the_texts(teacher, texts):
         np.testing.assert_allclose(answers["teacher_logits"][row], alone(teacher, "logits", texts[row]), atol=1e-5)
         np.testing.assert_allclose(answers["teacher_tap/pooled"][row], alone(teacher, "pooled", texts[row]), atol=2e-3)
     np.testing.assert_allclose(record_logits(teacher, texts), answers["teacher_logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_step_is_traced_once(teacher, texts, monkeypatch, taught):
+    """A variable made in the first call of a graph has it traced twice, which takes seconds."""
+    batches = Batches(texts, np.arange(len(texts)) % CLASSES, record_answers(teacher, texts), batch_size=25)
+    student, schedule = TextClassifier(VOCABULARY, CLASSES, 1, 6, 2, 5, max_length=13), Schedule(1, 25, 0.02)
+    calls, call = [], MeanPooling.call
+
+    @functools.wraps(call)
+    def counted(self, *arguments, **options):
+        calls.append(self.name)
+        return call(self, *arguments, **options)
+
+    monkeypatch.setattr(MeanPooling, "call", counted)
+    if taught:
+        fit_on_teacher(student, batches, schedule, Soft(), title="t", run=Run(quiet=True))
+    else:
+        labelled = Batches(texts, batches.labels, batch_size=25)
+        fit_on_labels(student, labelled, schedule, title="t", run=Run(quiet=True))
+    assert len(calls) == 1
 
 
 def test_the_pooled_vectors_pull_a_student_of_another_width(teacher, texts):

@@ -109,6 +109,12 @@ def fitted(monkeypatch):
     return seen
 
 
+@pytest.fixture
+def at_random(monkeypatch):
+    """Students start from random weights: their teacher's take a while, and the test looks at what they are shown."""
+    monkeypatch.setattr(token_start, "start_from_teacher", lambda *_: None)
+
+
 def shown(batches):
     """(source, target) of all pairs of an epoch, as tuples of ids."""
     found = []
@@ -129,7 +135,7 @@ def test_a_student_starts_from_its_teachers_weights(files, teacher, tmp_path, fi
 
 
 def test_a_student_sees_each_source_with_its_true_target_and_with_the_teachers(
-    files, teacher, tmp_path, fitted, monkeypatch
+    files, teacher, tmp_path, fitted, at_random, monkeypatch
 ):
     """Without a search it sees the true ones alone. What a teacher didn't bring to an end is left out."""
     tokenizer = bundle.load(teacher[0]).tokenizer
@@ -152,7 +158,9 @@ def test_a_student_sees_each_source_with_its_true_target_and_with_the_teachers(
     assert seen[None] == sorted(seen[0] + written)
 
 
-def test_a_teacher_translates_no_source_that_is_held_back(files, teacher, tmp_path, fitted, monkeypatch, capsys):
+def test_a_teacher_translates_no_source_that_is_held_back(
+    files, teacher, tmp_path, fitted, at_random, monkeypatch, capsys
+):
     """Among more sources are three that measure, one of them written otherwise, and one that is too long."""
     measuring = bundle.load(teacher[0]).examples[:3]
     new = ["the bird sings.", "a bird!"]

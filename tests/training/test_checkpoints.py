@@ -1,8 +1,6 @@
 """A killed run goes on bit for bit: real SIGKILLs, interruptions at chosen batches, damaged and foreign states."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,9 +155,8 @@ print(kills)
         pytest.param("distiller", 20, marks=pytest.mark.slow),
     ],
 )
-def test_a_run_that_is_killed_again_and_again_ends_as_the_undisturbed_one(make, kills, tmp_path):
-    command = [sys.executable, "-c", PROGRAM, str(kills), make, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_a_run_that_is_killed_again_and_again_ends_as_the_undisturbed_one(forked, make, kills, tmp_path):
+    done = forked.run(PROGRAM, kills, make, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[-1]) >= 2
     for name in ("weights", "history"):

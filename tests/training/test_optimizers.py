@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_transformer.training.optimizers import Lamb, WarmUpInverseRoot, paper_adam
+from keras_transformer.training.optimizers import Lamb, WarmUpCosine, WarmUpInverseRoot, paper_adam
 from keras_transformer.training.samples import SampleOutputs
 
 STEPS = 5
@@ -96,8 +96,28 @@ def test_the_warm_up_is_equation_3():
     assert float(WarmUpInverseRoot(512)(3999)) == pytest.approx(6.99e-4, rel=1e-3)
 
 
+def test_the_warm_up_to_a_cosine_is_the_formula_and_what_keras_gives():
+    schedule = WarmUpCosine(0.3, warmup_steps=5, decay_steps=13)
+    got = [float(schedule(step)) for step in range(23)]
+    falling = [0.15 * (1 + np.cos(np.pi * step / 13)) for step in range(13)]
+    np.testing.assert_allclose(
+        got, [*(0.3 * step / 5 for step in range(5)), *falling, *[0.0] * 5], rtol=1e-5, atol=1e-9
+    )
+    theirs = keras.optimizers.schedules.CosineDecay(0.0, 13, warmup_target=0.3, warmup_steps=5)
+    np.testing.assert_allclose(got, [float(theirs(step)) for step in range(23)], rtol=2e-7)
+
+
+def test_the_rate_is_asked_for_in_a_graph_without_branches():
+    graph = tf.function(WarmUpCosine(0.3, 5, 13)).get_concrete_function(tf.TensorSpec((), tf.int64)).graph
+    assert {"If", "StatelessIf", "While"}.isdisjoint(operation.type for operation in graph.get_operations())
+
+
 def test_an_optimizer_with_the_schedule_comes_back_through_json():
-    for optimizer in (paper_adam(WarmUpInverseRoot(64, 9, 0.5)), Lamb(WarmUpInverseRoot(64, 9, 0.5), weight_decay=0.1)):
+    for optimizer in (
+        paper_adam(WarmUpInverseRoot(64, 9, 0.5)),
+        Lamb(WarmUpInverseRoot(64, 9, 0.5), weight_decay=0.1),
+        Lamb(WarmUpCosine(0.3, 2, 9)),
+    ):
         config = json.loads(json.dumps(keras.saving.serialize_keras_object(optimizer)))
         again = keras.saving.deserialize_keras_object(config)
         assert type(again) is type(optimizer)
@@ -115,6 +135,19 @@ def test_an_optimizer_with_the_schedule_comes_back_through_json():
 def test_a_schedule_out_of_range_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         WarmUpInverseRoot(**{"model_dim": 8, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"peak": 0.0}, r"peak=0\.0 must be finite and above 0"),
+        ({"warmup_steps": 0}, "warmup_steps=0 must be a whole number"),
+        ({"decay_steps": 1.5}, r"decay_steps=1\.5 must be a whole number"),
+    ],
+)
+def test_a_cosine_out_of_range_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        WarmUpCosine(**{"peak": 0.1, "warmup_steps": 3, "decay_steps": 5, **options})
 
 
 def fitted(callback: keras.callbacks.Callback, epochs: int) -> None:

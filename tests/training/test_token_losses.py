@@ -1,14 +1,13 @@
 """The token loss against a float64 loop, and its weight of each token: padding, splits, replicas, accumulation."""
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from weights import normal
 
 from keras_transformer.training.token_losses import MaskedCrossEntropy, token_cross_entropy
 from keras_transformer.training.token_metrics import TokenAccuracy, TokenCrossEntropy
@@ -154,7 +153,7 @@ print(json.dumps(found))
 """
 
 
-def test_on_replicas_it_is_the_mean_over_the_tokens_of_the_whole_batch():
+def test_on_replicas_it_is_the_mean_over_the_tokens_of_the_whole_batch(forked):
     """One replica has the three rows with one token each, the other those with six; SGD shows any constant factor."""
     ids, labels = ragged_batches()
     table = np.random.default_rng(8).normal(size=(VOCAB, VOCAB)).astype(np.float32)
@@ -166,7 +165,7 @@ def test_on_replicas_it_is_the_mean_over_the_tokens_of_the_whole_batch():
         expected = expected.copy()
         np.subtract.at(expected, ids, 0.5 * slope)
     given = json.dumps([ids.tolist(), labels.tolist(), table.tolist()])
-    done = subprocess.run([sys.executable, "-c", REPLICAS], input=given, capture_output=True, text=True, check=False)
+    done = forked.run(REPLICAS, given=given)
     assert done.returncode == 0, done.stderr
     for weights in json.loads(done.stdout.splitlines()[-1]):
         np.testing.assert_allclose(weights, expected, atol=1e-5)
@@ -225,3 +224,23 @@ def test_it_runs_under_xla_as_it_does_eagerly():
 def test_what_does_not_fit_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_gradient_of_the_gradient_is_that_of_the_formula():
+    targets, start = np.array([[3, 0, 1, 4]], "int32"), normal(1, 4, 5, seed=6)
+
+    def plain(logits):
+        log_p = tf.nn.log_softmax(logits)
+        chosen = tf.gather(log_p, targets, batch_dims=2)
+        return tf.where(targets > 0, -0.9 * chosen - 0.1 * tf.reduce_mean(log_p, -1), 0.0)
+
+    found = []
+    for loss in (lambda logits: token_cross_entropy(targets, logits, 0.1), plain):
+        logits = tf.Variable(start)
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                total = tf.reduce_sum(loss(logits) ** 2)
+            slope = inner.gradient(total, logits)
+            length = tf.reduce_sum(slope**2)
+        found.append(outer.gradient(length, logits))
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)
