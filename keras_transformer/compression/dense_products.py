@@ -1,6 +1,6 @@
 """The dense products of a model, and which of them can be exchanged for others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -41,13 +41,13 @@ def dense_products(model: keras.Model) -> list[Product]:
     return [Product(path, layer, _hindrance(layer, barrier)) for path, layer, barrier in found]
 
 
-def chosen_products(model: keras.Model, names: Sequence[str] | None, *, factored: bool = False) -> dict[str, Product]:
+def chosen_products(model: keras.Model, names: Collection[str] | None, *, factored: bool = False) -> dict[str, Product]:
     """Products that can be exchanged, by path.
 
     Args:
         model: built.
         names: paths or shell patterns such as "encoder_*/feed_forward/*"; None = all that can be.
-        factored: True to take those that are factorised already, too; by name they are refused otherwise.
+        factored: True for those that are factorised, and no others; False for those that aren't.
 
     Raises:
         TypeError: if `names` is one string.
@@ -56,7 +56,9 @@ def chosen_products(model: keras.Model, names: Sequence[str] | None, *, factored
     if isinstance(names, str):
         raise TypeError(f"names={names!r} must be a list of paths or patterns. Use names=[{names!r}].")
     found = dense_products(model)
-    if not factored:
+    if factored:
+        found = [one for one in found if isinstance(one.layer, LowRankDense)]
+    else:
         found = [one if one.hindrance else _whole_only(one) for one in found]
     if names is None:
         wanted = [one for one in found if one.hindrance is None]
@@ -70,8 +72,8 @@ def chosen_products(model: keras.Model, names: Sequence[str] | None, *, factored
         fitting = [one for one in found if fnmatchcase(one.path, pattern)]
         if not fitting:
             raise ValueError(
-                f"names has {pattern!r}, which fits none of the dense products {[one.path for one in found]}. "
-                "Use their paths, with * for any part."
+                f"names has {pattern!r}, which fits none of the {'factorised' if factored else 'dense'} products "
+                f"{[one.path for one in found]}. Use their paths, with * for any part."
             )
         for one in fitting:
             if one.hindrance is not None:

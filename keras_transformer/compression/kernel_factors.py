@@ -8,15 +8,14 @@ What comes out is a model like any other: it is compiled, trained, distilled, ta
 `Dense` is a `LowRankDense`. The model that is factorised isn't changed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_transformer.compression.dense_products import chosen_products, dense_products, factored_ranks
+from keras_transformer.compression.dense_products import chosen_products, factored_ranks
 from keras_transformer.compression.exchanged_products import exchanged
 from keras_transformer.compression.low_rank import Factors
 from keras_transformer.compression.rank_choices import Spectra, check_ranks
@@ -85,8 +84,7 @@ def fuse(model: Model, names: Sequence[str] | Mapping[str, int] | None = None) -
     Args:
         model: isn't changed.
         names: paths of factorised products, or shell patterns; `factored_ranks(model)` fuses them all. None = those
-            whose factors have no fewer weights than the kernel, r (D + F) >= D F, and that can be exchanged; there may
-            be none.
+            whose factors have no fewer weights than the kernel, r (D + F) >= D F; there may be none.
 
     Raises:
         TypeError: if `names` is one string.
@@ -95,9 +93,9 @@ def fuse(model: Model, names: Sequence[str] | Mapping[str, int] | None = None) -
     ranks = factored_ranks(model)
     if not ranks:
         raise ValueError(f"model {model.name!r} has no factorised products, so nothing to fuse. Use it as it is.")
-    gone = _without_gain(model) if names is None else _fitting(names, ranks)
-    if gone:
-        chosen_products(model, gone, factored=True)  # refuses what can't be exchanged
+    gone = chosen_products(model, names, factored=True)
+    if names is None:
+        gone = {name: one for name, one in gone.items() if not _pays(one.layer)}
     return exchanged(model, {name: rank for name, rank in ranks.items() if name not in gone})
 
 
@@ -119,24 +117,7 @@ def _kernel(layer: keras.layers.Layer) -> np.ndarray:
     return ops.convert_to_numpy(layer.kernel)
 
 
-def _without_gain(model: keras.Model) -> list[str]:
-    """Paths of factors that have no fewer weights than their kernel, where they can be exchanged."""
-    found = []
-    for path, layer, hindrance in dense_products(model):
-        if isinstance(layer, LowRankDense) and hindrance is None:
-            inputs = layer.left.kernel.shape[0]
-            if layer.rank * (inputs + layer.units) >= inputs * layer.units:
-                found.append(path)
-    return found
-
-
-def _fitting(patterns: Iterable[str], ranks: Mapping[str, int]) -> list[str]:
-    if isinstance(patterns, str):
-        raise TypeError(f"names={patterns!r} must be a list of paths or patterns. Use names=[{patterns!r}].")
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in ranks):
-            raise ValueError(
-                f"names has {pattern!r}, which fits none of the factorised products {sorted(ranks)}. Use their paths, "
-                "with * for any part."
-            )
-    return [name for name in ranks if any(fnmatchcase(name, pattern) for pattern in patterns)]
+def _pays(layer: LowRankDense) -> bool:
+    """Whether the factors have fewer weights than their kernel, r (D + F) < D F."""
+    inputs = layer.left.kernel.shape[0]
+    return bool(layer.rank * (inputs + layer.units) < inputs * layer.units)
