@@ -99,6 +99,8 @@ def hindrance(student: keras.Model, teacher: keras.Model) -> str | None:
             return "norm_first=False: only a stream that no LayerNorm lies across can be turned"
         if config["embedding_dim"] is not None:
             return f"embedding_dim={config['embedding_dim']}: the token table must not be factorised"
+        if config["ranks"]:
+            return f"ranks of {len(config['ranks'])} dense products: kernels must be whole, see compression.fuse"
         if config["num_key_value_heads"] != config["num_heads"]:
             return f"num_key_value_heads={config['num_key_value_heads']}: each head must have keys of its own"
     if ours.get("positions") == "alibi" and ours["num_heads"] != theirs["num_heads"]:

@@ -8,8 +8,8 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -53,7 +53,7 @@ def in_integers(
 
     Weights are symmetric, a scale an output channel; a table has one scale, and its rows leave it as float32. The last
     product before the outputs has int8 weights and float32 activations in each form: nothing evens its errors out, and
-    ranges seen on a few texts would cut off the logits of others.
+    ranges seen on a few texts would cut off the logits of others. So have both factors of one with a low rank.
 
     Args:
         flatbuffer: float32.
@@ -124,17 +124,39 @@ def _silence() -> Iterator[None]:
 
 
 def last_products(flatbuffer: bytes) -> list[str]:
-    """The names of what those dense products give that outputs of the graphs are, but for their shape."""
+    """The names of what those dense products give that outputs of the graphs are, but for their shape.
+
+    Of one with a kernel in two factors, x A B + b, also the name of x A: a product without bias and activation whose
+    output goes straight into the last.
+    """
     model = schema.Model.GetRootAs(flatbuffer, 0)
-    codes = [model.OperatorCodes(place) for place in range(model.OperatorCodesLength())]
+    codes = [model.OperatorCodes(place).BuiltinCode() for place in range(model.OperatorCodesLength())]
     found = []
     for graph in (model.Subgraphs(place) for place in range(model.SubgraphsLength())):
-        operators = [graph.Operators(place) for place in range(graph.OperatorsLength())]
-        makers = {operator.Outputs(0): operator for operator in operators}
+        makers = {
+            operator.Outputs(0): operator
+            for operator in (graph.Operators(place) for place in range(graph.OperatorsLength()))
+        }
         for place in range(graph.OutputsLength()):
-            tensor = graph.Outputs(place)
-            while tensor in makers and codes[makers[tensor].OpcodeIndex()].BuiltinCode() in SHAPING:
-                tensor = makers[tensor].Inputs(0)
-            if tensor in makers and codes[makers[tensor].OpcodeIndex()].BuiltinCode() == DENSE:
-                found.append(graph.Tensors(tensor).Name().decode())
+            last = _dense_behind(graph.Outputs(place), makers, codes)
+            before = None if last is None else _dense_behind(last.Inputs(0), makers, codes)
+            if before is not None and not _multiplies_only(before):
+                before = None
+            found += [graph.Tensors(one.Outputs(0)).Name().decode() for one in (before, last) if one is not None]
     return found
+
+
+def _dense_behind(tensor: int, makers: Mapping[int, Any], codes: Sequence[int]) -> Any:
+    """The dense product that gives a tensor, but for its shape; None if something else does."""
+    while tensor in makers and codes[makers[tensor].OpcodeIndex()] in SHAPING:
+        tensor = makers[tensor].Inputs(0)
+    maker = makers.get(tensor)
+    return maker if maker is not None and codes[maker.OpcodeIndex()] == DENSE else None
+
+
+def _multiplies_only(product: Any) -> bool:
+    """Whether a dense product has neither a bias nor an activation."""
+    options = schema.FullyConnectedOptions()
+    options.Init(product.BuiltinOptions().Bytes, product.BuiltinOptions().Pos)
+    has_bias = product.InputsLength() > 2 and product.Inputs(2) >= 0
+    return not has_bias and options.FusedActivationFunction() == schema.ActivationFunctionType.NONE

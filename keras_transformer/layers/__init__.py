@@ -15,6 +15,7 @@ from keras_transformer.layers.encoder import Encoded, Encoder, EncoderLayer
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.integer_policy import IntegerPolicy
 from keras_transformer.layers.linear_biases import LinearBiases, alibi_biases, alibi_slopes
+from keras_transformer.layers.low_rank_dense import LowRankDense
 from keras_transformer.layers.masks import cache_mask, causal_mask, padding_mask, prefix_mask, sliding_window_mask
 from keras_transformer.layers.pooling import FirstTokenPooling, MeanPooling
 from keras_transformer.layers.positions import LearnedPositions, PositionalEncoding, sinusoidal_positions
@@ -36,6 +37,7 @@ __all__ = [
     "KeyValues",
     "LearnedPositions",
     "LinearBiases",
+    "LowRankDense",
     "MeanPooling",
     "MultiHeadAttention",
     "PositionalEncoding",

@@ -12,11 +12,13 @@ from keras import ops
 
 from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers.cache import KeyValues
-from keras_transformer.layers.dense import Dense
 from keras_transformer.layers.fake_quantization import MovingRange
 from keras_transformer.layers.integer_policy import IntegerPolicy
 from keras_transformer.layers.masks import Tensor, with_head_axis
+from keras_transformer.layers.part_ranks import Ranks, dense, ranks_of_parts
 from keras_transformer.layers.per_token import as_matrix, leading_lengths
+
+PRODUCTS = ("query", "key", "value", "output")
 
 MASKED_SCORE, LARGEST_HALF_SCORE = -3e38, 1e30
 """What a masked score becomes: below all others, finite, so that no row is NaN; and the bound of a float16 one."""
@@ -95,10 +97,11 @@ class MultiHeadAttention(keras.layers.Layer):
         dropout: rate applied to the attention weights while training.
         head_dim: width d of one head; None = D / H. Another one is what remains when heads were cut away.
         num_key_value_heads: number G of key and value heads, a divisor of `num_heads`; None = H.
+        ranks: of its factorised dense products, see `part_ranks`: {"query": 32}; None = none.
 
     Raises:
         ValueError: if `model_dim` can't be cut into `num_heads` equal heads, `num_heads` not into equal groups, or a
-            number is out of range.
+            number is out of range; if `ranks` names no product.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class MultiHeadAttention(keras.layers.Layer):
         dropout: float = 0.0,
         head_dim: int | None = None,
         num_key_value_heads: int | None = None,
+        ranks: Ranks | None = None,
         **layer_options: Any,
     ) -> None:
         super().__init__(**layer_options)
@@ -121,10 +125,12 @@ class MultiHeadAttention(keras.layers.Layer):
         self.num_key_value_heads = _checked_groups(num_heads, num_key_value_heads)
         self.joined_dim = num_heads * head_dim  # D, unless heads were cut away
         memory_dim = self.num_key_value_heads * head_dim
-        self.query_proj = Dense(self.joined_dim, name="query", dtype=self.dtype_policy)
-        self.key_proj = Dense(memory_dim, name="key", dtype=self.dtype_policy)
-        self.value_proj = Dense(memory_dim, name="value", dtype=self.dtype_policy)
-        self.output_proj = Dense(model_dim, name="output", dtype=self.dtype_policy)
+        self.ranks = dict(ranks) if ranks else None
+        part_ranks = ranks_of_parts(ranks, PRODUCTS)
+        self.query_proj = dense(self.joined_dim, part_ranks["query"], name="query", dtype=self.dtype_policy)
+        self.key_proj = dense(memory_dim, part_ranks["key"], name="key", dtype=self.dtype_policy)
+        self.value_proj = dense(memory_dim, part_ranks["value"], name="value", dtype=self.dtype_policy)
+        self.output_proj = dense(model_dim, part_ranks["output"], name="output", dtype=self.dtype_policy)
         self.weight_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
         self.product_ranges = product_ranges(self.dtype_policy)
 
@@ -231,6 +237,7 @@ class MultiHeadAttention(keras.layers.Layer):
             "dropout": self.dropout,
             "head_dim": self.head_dim,
             "num_key_value_heads": self.num_key_value_heads,
+            "ranks": self.ranks and dict(self.ranks),
         }
         return {**super().get_config(), **own}
 

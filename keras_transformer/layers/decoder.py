@@ -12,6 +12,7 @@ from keras_transformer.layers.cache import KeyValues
 from keras_transformer.layers.decoder_layer import DecoderLayer
 from keras_transformer.layers.encoder import layer_norm
 from keras_transformer.layers.masks import Tensor, cache_mask, causal_mask
+from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -100,12 +101,15 @@ class Decoder(keras.layers.Layer):
         head_dim: int | None = None,
         num_key_value_heads: int | None = None,
         cross_attention: bool = False,
+        ranks: Ranks | None = None,
         **layer_options: Any,
     ) -> None:
         super().__init__(autocast=False, **layer_options)
         positive_integer("num_layers", num_layers)
         self.num_layers, self.model_dim, self.num_heads = num_layers, model_dim, num_heads
         self.inner_dim, self.dropout, self.norm_first, self.epsilon = inner_dim, dropout, norm_first, epsilon
+        self.ranks = dict(ranks) if ranks else None
+        part_ranks = ranks_of_parts(ranks, [f"layer_{index}" for index in range(num_layers)])
         self.decoder_layers = [
             DecoderLayer(
                 model_dim,
@@ -118,6 +122,7 @@ class Decoder(keras.layers.Layer):
                 head_dim,
                 num_key_value_heads,
                 cross_attention,
+                part_ranks[f"layer_{index}"],
                 name=f"layer_{index}",
                 dtype=self.dtype_policy,
             )
@@ -184,5 +189,6 @@ class Decoder(keras.layers.Layer):
             "head_dim": self.head_dim,
             "num_key_value_heads": self.num_key_value_heads,
             "cross_attention": self.cross_attention,
+            "ranks": self.ranks and dict(self.ranks),
         }
         return {**super().get_config(), **own}

@@ -12,6 +12,7 @@ from keras_transformer.layers.cache import KeyValues, write
 from keras_transformer.layers.encoder import layer_norm
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
 from keras_transformer.layers.rotary import rotate
 
 
@@ -51,6 +52,7 @@ class DecoderLayer(keras.layers.Layer):
         head_dim: width of one head; None = D / H.
         num_key_value_heads: number G of key and value heads of both attentions; None = H.
         cross_attention: True for attention to a memory, the encoder's output, between the other two parts.
+        ranks: of its factorised dense products, see `part_ranks`: {"feed_forward/inner": 32}; None = none.
 
     Raises:
         ValueError: for a number out of range, or heads that don't divide the width or each other.
@@ -68,6 +70,7 @@ class DecoderLayer(keras.layers.Layer):
         head_dim: int | None = None,
         num_key_value_heads: int | None = None,
         cross_attention: bool = False,
+        ranks: Ranks | None = None,
         **layer_options: Any,
     ) -> None:
         # Rotations and biases must come in as they are: half precision would blur far positions.
@@ -81,14 +84,23 @@ class DecoderLayer(keras.layers.Layer):
             "num_key_value_heads": num_key_value_heads,
             "dtype": policy,
         }
-        self.attention = MultiHeadAttention(model_dim, num_heads, dropout, name="attention", **heads)
+        self.ranks = dict(ranks) if ranks else None
+        attentions = ("attention", "cross_attention") if cross_attention else ("attention",)
+        part_ranks = ranks_of_parts(ranks, (*attentions, "feed_forward"))
+        self.attention = MultiHeadAttention(
+            model_dim, num_heads, dropout, ranks=part_ranks["attention"], name="attention", **heads
+        )
         self.attention_norm = layer_norm("attention_norm", epsilon, policy)
         self.cross_attention: Any = None
         self.cross_norm: Any = None
         if cross_attention:
-            self.cross_attention = MultiHeadAttention(model_dim, num_heads, dropout, name="cross_attention", **heads)
+            self.cross_attention = MultiHeadAttention(
+                model_dim, num_heads, dropout, ranks=part_ranks["cross_attention"], name="cross_attention", **heads
+            )
             self.cross_norm = layer_norm("cross_attention_norm", epsilon, policy)
-        self.feed_forward = FeedForward(model_dim, inner_dim, activation, name="feed_forward", dtype=policy)
+        self.feed_forward = FeedForward(
+            model_dim, inner_dim, activation, ranks=part_ranks["feed_forward"], name="feed_forward", dtype=policy
+        )
         self.feed_forward_norm = layer_norm("feed_forward_norm", epsilon, policy)
         self.residual_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=policy)
         self.head_dim, self.activation = self.attention.head_dim, self.feed_forward.activation
@@ -240,6 +252,7 @@ class DecoderLayer(keras.layers.Layer):
             "head_dim": self.head_dim,
             "num_key_value_heads": self.num_key_value_heads,
             "cross_attention": self.cross_attention is not None,
+            "ranks": self.ranks and dict(self.ranks),
         }
         return {**super().get_config(), **own}
 

@@ -9,6 +9,7 @@ from keras_transformer.layers.activations import activation_name
 from keras_transformer.layers.attention import MultiHeadAttention
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
 
 
 class Encoded(NamedTuple):
@@ -37,6 +38,7 @@ class EncoderLayer(keras.layers.Layer):
         norm_first: True for pre-norm.
         epsilon: added to the variance in each LayerNorm; BERT has 1e-12.
         head_dim: width of one head; None = D / H.
+        ranks: of its factorised dense products, see `part_ranks`: {"feed_forward/inner": 32}; None = none.
 
     Raises:
         ValueError: for a number out of range, or heads that don't divide the width.
@@ -52,6 +54,7 @@ class EncoderLayer(keras.layers.Layer):
         norm_first: bool = False,
         epsilon: float = 1e-12,
         head_dim: int | None = None,
+        ranks: Ranks | None = None,
         **layer_options: Any,
     ) -> None:
         super().__init__(**layer_options)
@@ -59,9 +62,15 @@ class EncoderLayer(keras.layers.Layer):
         self.model_dim, self.num_heads, self.inner_dim = model_dim, num_heads, inner_dim
         self.dropout, self.norm_first, self.epsilon = dropout, norm_first, epsilon
         policy = self.dtype_policy
-        self.attention = MultiHeadAttention(model_dim, num_heads, dropout, head_dim, name="attention", dtype=policy)
+        self.ranks = dict(ranks) if ranks else None
+        part_ranks = ranks_of_parts(ranks, ("attention", "feed_forward"))
+        self.attention = MultiHeadAttention(
+            model_dim, num_heads, dropout, head_dim, ranks=part_ranks["attention"], name="attention", dtype=policy
+        )
         self.head_dim = self.attention.head_dim
-        self.feed_forward = FeedForward(model_dim, inner_dim, activation, name="feed_forward", dtype=policy)
+        self.feed_forward = FeedForward(
+            model_dim, inner_dim, activation, ranks=part_ranks["feed_forward"], name="feed_forward", dtype=policy
+        )
         self.activation = self.feed_forward.activation
         self.attention_norm = layer_norm("attention_norm", epsilon, policy)
         self.feed_forward_norm = layer_norm("feed_forward_norm", epsilon, policy)
@@ -98,6 +107,7 @@ class EncoderLayer(keras.layers.Layer):
             "norm_first": self.norm_first,
             "epsilon": self.epsilon,
             "head_dim": self.head_dim,
+            "ranks": self.ranks and dict(self.ranks),
         }
         return {**super().get_config(), **own}
 
@@ -120,12 +130,15 @@ class Encoder(keras.layers.Layer):
         norm_first: bool = False,
         epsilon: float = 1e-12,
         head_dim: int | None = None,
+        ranks: Ranks | None = None,
         **layer_options: Any,
     ) -> None:
         super().__init__(**layer_options)
         positive_integer("num_layers", num_layers)
         self.num_layers, self.model_dim, self.num_heads = num_layers, model_dim, num_heads
         self.inner_dim, self.dropout, self.norm_first, self.epsilon = inner_dim, dropout, norm_first, epsilon
+        self.ranks = dict(ranks) if ranks else None
+        part_ranks = ranks_of_parts(ranks, [f"layer_{index}" for index in range(num_layers)])
         self.encoder_layers = [
             EncoderLayer(
                 model_dim,
@@ -136,6 +149,7 @@ class Encoder(keras.layers.Layer):
                 norm_first,
                 epsilon,
                 head_dim,
+                part_ranks[f"layer_{index}"],
                 name=f"layer_{index}",
                 dtype=self.dtype_policy,
             )
@@ -169,6 +183,7 @@ class Encoder(keras.layers.Layer):
             "norm_first": self.norm_first,
             "epsilon": self.epsilon,
             "head_dim": self.head_dim,
+            "ranks": self.ranks and dict(self.ranks),
         }
         return {**super().get_config(), **own}
 

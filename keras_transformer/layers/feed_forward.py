@@ -7,8 +7,8 @@ from keras import ops
 
 from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers.activations import activation_name, activation_named
-from keras_transformer.layers.dense import Dense
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, dense, ranks_of_parts
 from keras_transformer.layers.per_token import as_matrix, leading_lengths
 
 
@@ -21,6 +21,7 @@ class FeedForward(keras.layers.Layer):
         inner_dim: width F between the two products.
         activation: a Keras activation, or "gelu_tanh", which GPT-2 has; the paper has "relu", BERT the exact "gelu".
         dropout: rate applied to the inner activations while training; the paper and BERT have none here.
+        ranks: of its factorised dense products, see `part_ranks`: {"inner": 32}; None = none.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class FeedForward(keras.layers.Layer):
         inner_dim: int,
         activation: str = "gelu",
         dropout: float = 0.0,
+        ranks: Ranks | None = None,
         **layer_options: Any,
     ) -> None:
         super().__init__(**layer_options)
@@ -37,9 +39,13 @@ class FeedForward(keras.layers.Layer):
         fraction("dropout", dropout)
         self.model_dim, self.inner_dim, self.dropout = model_dim, inner_dim, dropout
         self.activation = activation_named(activation)
-        self.inner = Dense(inner_dim, activation=self.activation, name="inner", dtype=self.dtype_policy)
+        self.ranks = dict(ranks) if ranks else None
+        part_ranks = ranks_of_parts(ranks, ("inner", "outer"))
+        self.inner = dense(
+            inner_dim, part_ranks["inner"], activation=self.activation, name="inner", dtype=self.dtype_policy
+        )
         self.inner_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=self.dtype_policy)
-        self.outer = Dense(model_dim, name="outer", dtype=self.dtype_policy)
+        self.outer = dense(model_dim, part_ranks["outer"], name="outer", dtype=self.dtype_policy)
 
     def build(self, input_shape: tuple) -> None:
         """Make both products."""
@@ -58,5 +64,6 @@ class FeedForward(keras.layers.Layer):
             "inner_dim": self.inner_dim,
             "activation": activation_name(self.activation),
             "dropout": self.dropout,
+            "ranks": self.ranks and dict(self.ranks),
         }
         return {**super().get_config(), **own}

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_transformer.layers.dense import Dense
 from keras_transformer.layers.masks import Tensor, require_boolean
+from keras_transformer.layers.part_ranks import Ranks, dense, ranks_of_parts
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -33,11 +33,21 @@ class MeanPooling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_transformer")
 class FirstTokenPooling(keras.layers.Layer):
-    """BERT's pooler: tanh(h_0 W + b) of the first token, [CLS] (Devlin et al. 2019, section 3)."""
+    """BERT's pooler: tanh(h_0 W + b) of the first token, [CLS] (Devlin et al. 2019, section 3).
+
+    Args:
+        ranks: of its factorised dense products, see `part_ranks`: {"dense": 32}; None = none.
+    """
+
+    def __init__(self, ranks: Ranks | None = None, **layer_options: Any) -> None:
+        super().__init__(**layer_options)
+        ranks_of_parts(ranks, ("dense",))
+        self.ranks = dict(ranks) if ranks else None
 
     def build(self, input_shape: tuple) -> None:
         """Make the product, as wide as its input."""
-        self.dense = Dense(input_shape[-1], activation="tanh", name="dense", dtype=self.dtype_policy)
+        ranks = ranks_of_parts(self.ranks, ("dense",))["dense"]
+        self.dense = dense(input_shape[-1], ranks, activation="tanh", name="dense", dtype=self.dtype_policy)
         self.dense.build((input_shape[0], input_shape[-1]))
 
     def call(self, hidden: Tensor) -> Tensor:
@@ -45,5 +55,5 @@ class FirstTokenPooling(keras.layers.Layer):
         return self.dense(hidden[:, 0])
 
     def get_config(self) -> dict[str, Any]:
-        """Return name, dtype and trainable; Keras can't guess them when `dtype` is a policy object."""
-        return super().get_config()
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "ranks": self.ranks and dict(self.ranks)}

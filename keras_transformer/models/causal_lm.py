@@ -16,6 +16,7 @@ from keras_transformer.layers import (
     TokenEmbedding,
 )
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
 from keras_transformer.models.configuration import argument, config_of, model_of
 from keras_transformer.models.decoder_stack import stack_of
 from keras_transformer.models.decoder_state import DecoderState, Prompted
@@ -51,6 +52,7 @@ class CausalLM(Generating):
         head_dim: width of one head; None = D / H.
         num_key_value_heads: heads G of keys and values, a divisor of H; None = H.
         tie_embeddings: True to take the token table for the logits, too; False for a projection of their own.
+        ranks: of factorised dense products, by path: {"decoder_0/attention/query": 32}; None = none. See `compression`.
 
     Raises:
         ValueError: for a number out of range, heads that don't divide the width or each other, an unknown kind of
@@ -75,6 +77,7 @@ class CausalLM(Generating):
         head_dim: int | None = None,
         num_key_value_heads: int | None = None,
         tie_embeddings: bool = True,
+        ranks: Ranks | None = None,
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
@@ -94,12 +97,14 @@ class CausalLM(Generating):
             "num_key_value_heads": num_key_value_heads,
             "dtype": policy,
         }
+        names = [f"decoder_{index}" for index in range(num_layers)]
+        part_ranks = ranks_of_parts(ranks, [*names, *([] if tie_embeddings else ["logits"])])
         layers = tuple(
-            DecoderLayer(model_dim, num_heads, inner_dim, name=f"decoder_{index}", **options)
-            for index in range(num_layers)
+            DecoderLayer(model_dim, num_heads, inner_dim, ranks=part_ranks[name], name=name, **options)
+            for name in names
         )
         place = _positions(positions, max_length, layers[0], policy)
-        stack = stack_of(layers, tokens, place, tied=tie_embeddings)
+        stack = stack_of(layers, tokens, place, tied=tie_embeddings, ranks=part_ranks.get("logits", {}))
         token_ids = keras.Input((None,), dtype="int32", name="token_ids")
         outputs = stack.whole(token_ids)
         super().__init__(token_ids, stack.logits(outputs.hidden), name=name)
@@ -122,6 +127,7 @@ class CausalLM(Generating):
             "head_dim": layers[0].head_dim,
             "num_key_value_heads": layers[0].num_key_value_heads,
             "tie_embeddings": tie_embeddings,
+            "ranks": dict(ranks) if ranks else None,
         }
 
     @classmethod

@@ -20,11 +20,11 @@ from keras_transformer.layers import (
 )
 from keras_transformer.layers.cache import with_room
 from keras_transformer.layers.decoder import extend_layers
-from keras_transformer.layers.dense import Dense
 from keras_transformer.layers.encoder import layer_norm
 from keras_transformer.layers.integer_policy import policy_of_outputs
 from keras_transformer.layers.linear_biases import biases_between
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, dense
 from keras_transformer.models.branches import Branches, branch, own_places
 from keras_transformer.models.decoder_state import DecoderState
 
@@ -212,16 +212,18 @@ def stack_of(
     positions: keras.layers.Layer,
     *,
     tied: bool,
+    ranks: Ranks,
 ) -> DecoderStack:
     """Put what stands before and after the decoder layers around them, by their own numbers.
 
-    Logits are float32 whatever the policy: losses and softmax start from them.
+    Logits are float32 whatever the policy: losses and softmax start from them. `ranks` are those of their own product,
+    where they have one.
     """
     first = layers[0]
     policy = first.dtype_policy
     output = None
     if not tied:
-        output = Dense(tokens.vocab_size, use_bias=False, name="logits", dtype=policy_of_outputs(policy))
+        output = dense(tokens.vocab_size, ranks, use_bias=False, name="logits", dtype=policy_of_outputs(policy))
     return DecoderStack(
         tokens=tokens,
         positions=positions,

@@ -1,5 +1,6 @@
 """BERT's encoder from token ids to hidden states (Devlin et al. 2019, section 3): the trunk of the models that read."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -9,6 +10,7 @@ from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers import EncoderLayer, LearnedPositions, SegmentEmbedding, TokenEmbedding
 from keras_transformer.layers.encoder import layer_norm
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
 
 EPSILON = 1e-12  # of each LayerNorm of BERT
 
@@ -37,14 +39,16 @@ def encoded_text(
     dropout: float,
     norm_first: bool,
     head_dim: int | None,
+    ranks: Mapping[str, Ranks],
     policy: Any,
 ) -> EncodedText:
     """Build the graph from an input named `token_ids` on; the arguments are those of `TextClassifier`.
 
+    `ranks` are those of each encoder layer, see `ranks_of_text`.
+
     Raises:
         ValueError: for a number out of range, or heads that don't divide the width.
     """
-    positive_integer("num_layers", num_layers)
     fraction("dropout", dropout)
     token_ids = keras.Input((None,), dtype="int32", name="token_ids")
     real = ops.not_equal(token_ids, 0)  # (B, T)
@@ -57,10 +61,21 @@ def encoded_text(
 
     options: dict[str, Any] = {"norm_first": norm_first, "epsilon": EPSILON, "head_dim": head_dim, "dtype": policy}
     for index in range(num_layers):
-        layer = EncoderLayer(model_dim, num_heads, inner_dim, dropout, name=f"encoder_{index}", **options)
+        name = f"encoder_{index}"
+        layer = EncoderLayer(model_dim, num_heads, inner_dim, dropout, ranks=ranks[name], name=name, **options)
         encoded = layer(x, attention_mask=real)
         taps |= {f"encoder/{index}/{part}": tensor for part, tensor in encoded._asdict().items()}
         x = encoded.hidden
     if norm_first:
         x = layer_norm("final_norm", EPSILON, policy)(x)
     return EncodedText(token_ids, real, x, taps, tokens, layer.head_dim)
+
+
+def ranks_of_text(ranks: Ranks | None, num_layers: int, *head: str) -> dict[str, dict[str, int]]:
+    """Sort the ranks of a model by its layers: `encoder_0` and so on, and those of its head, in this order.
+
+    Raises:
+        ValueError: as `ranks_of_parts`; if `num_layers` isn't a whole number of at least 1.
+    """
+    positive_integer("num_layers", num_layers)
+    return ranks_of_parts(ranks, [*(f"encoder_{index}" for index in range(num_layers)), *head])

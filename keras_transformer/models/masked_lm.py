@@ -6,11 +6,11 @@ from typing import Any, Self
 import keras
 
 from keras_transformer.layers import TokenBias
-from keras_transformer.layers.dense import Dense
 from keras_transformer.layers.encoder import layer_norm
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, dense
 from keras_transformer.models.configuration import argument, config_of, model_of
-from keras_transformer.models.encoded_text import EPSILON, encoded_text
+from keras_transformer.models.encoded_text import EPSILON, encoded_text, ranks_of_text
 from keras_transformer.pretrained import bert
 
 
@@ -39,6 +39,7 @@ class MaskedLM(keras.Model):
         dropout: rate while training, on embeddings, attention weights and each part's output.
         norm_first: True for pre-norm layers and a final LayerNorm.
         head_dim: width of one head; None = D / H.
+        ranks: of factorised dense products, by path: {"encoder_0/attention/query": 32}; None = none. See `compression`.
 
     Raises:
         ValueError: for a number out of range, or heads that don't divide the width.
@@ -57,6 +58,7 @@ class MaskedLM(keras.Model):
         dropout: float = 0.1,
         norm_first: bool = False,
         head_dim: int | None = None,
+        ranks: Ranks | None = None,
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
@@ -74,8 +76,9 @@ class MaskedLM(keras.Model):
             "norm_first": norm_first,
             "head_dim": head_dim,
         }
-        text = encoded_text(**arguments, kept_pieces=None, policy=policy)
-        x = Dense(model_dim, activation="gelu", name="transform", dtype=policy)(text.hidden)
+        part_ranks = ranks_of_text(ranks, num_layers, "transform")
+        text = encoded_text(**arguments, kept_pieces=None, ranks=part_ranks, policy=policy)
+        x = dense(model_dim, part_ranks["transform"], activation="gelu", name="transform", dtype=policy)(text.hidden)
         x = layer_norm("transform_norm", EPSILON, policy)(x)
         # Logits are float32 whatever the policy: losses and softmax start from them.
         logits = TokenBias(name="logits", dtype="float32")(text.tokens(x, as_logits=True))
@@ -83,7 +86,8 @@ class MaskedLM(keras.Model):
         super().__init__(text.token_ids, logits, name=name)
         self.dtype_policy = policy  # `compile` scales the loss when it says mixed_float16
         self.tap_tensors: dict[str, Tensor] = text.taps
-        self._arguments: dict[str, Any] = {**arguments, "head_dim": text.head_dim}
+        changed = {"head_dim": text.head_dim, "ranks": dict(ranks) if ranks else None}
+        self._arguments: dict[str, Any] = {**arguments, **changed}
 
     @classmethod
     def from_pretrained(

@@ -11,6 +11,7 @@ from keras_transformer.checks import fraction, positive_integer
 from keras_transformer.layers import DecoderLayer, EncoderLayer, PositionalEncoding, TokenEmbedding
 from keras_transformer.layers.encoder import layer_norm
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
 from keras_transformer.models.configuration import argument, config_of, model_of
 from keras_transformer.models.decoder_stack import DecoderStack, stack_of
 from keras_transformer.models.decoder_state import DecoderState, Prompted
@@ -75,6 +76,7 @@ class Seq2Seq(Generating):
         head_dim: width of one head; None = D / H.
         num_key_value_heads: heads G of the decoder's keys and values, a divisor of H; None = H.
         tie_embeddings: True to take the token table for the logits, too; False for a projection of their own.
+        ranks: of factorised dense products, by path: {"decoder_0/attention/query": 32}; None = none. See `compression`.
 
     Raises:
         ValueError: for a number out of range, or heads that don't divide the width or each other.
@@ -97,6 +99,7 @@ class Seq2Seq(Generating):
         head_dim: int | None = None,
         num_key_value_heads: int | None = None,
         tie_embeddings: bool = True,
+        ranks: Ranks | None = None,
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
@@ -109,13 +112,16 @@ class Seq2Seq(Generating):
         sizes = (model_dim, num_heads, inner_dim)
         parts = {"dropout": dropout, "activation": activation, "norm_first": norm_first, "epsilon": epsilon}
         options: dict[str, Any] = {**parts, "head_dim": head_dim, "dtype": policy}
-        encoder_layers = tuple(EncoderLayer(*sizes, name=f"encoder_{index}", **options) for index in range(num_layers))
+        ours = [f"encoder_{index}" for index in range(num_layers)]
+        theirs = [f"decoder_{index}" for index in range(num_decoder_layers)]
+        part_ranks = ranks_of_parts(ranks, [*ours, *theirs, *([] if tie_embeddings else ["logits"])])
+        encoder_layers = tuple(EncoderLayer(*sizes, ranks=part_ranks[name], name=name, **options) for name in ours)
         options |= {"num_key_value_heads": num_key_value_heads, "cross_attention": True}
-        decoder = tuple(DecoderLayer(*sizes, name=f"decoder_{index}", **options) for index in range(num_decoder_layers))
+        decoder = tuple(DecoderLayer(*sizes, ranks=part_ranks[name], name=name, **options) for name in theirs)
         scale = math.sqrt(model_dim)
         tokens = TokenEmbedding(vocab_size, model_dim, embedding_dim, scale=scale, name="tokens", dtype=policy)
         positions = PositionalEncoding(name="positions", dtype=policy)
-        stack = stack_of(decoder, tokens, positions, tied=tie_embeddings)
+        stack = stack_of(decoder, tokens, positions, tied=tie_embeddings, ranks=part_ranks.get("logits", {}))
         encoder_norm = layer_norm("encoder_norm", epsilon, policy) if norm_first else None
         encoder = EncoderStack(stack, encoder_layers, encoder_norm)
 
@@ -144,6 +150,7 @@ class Seq2Seq(Generating):
             "head_dim": decoder[0].head_dim,
             "num_key_value_heads": decoder[0].num_key_value_heads,
             "tie_embeddings": tie_embeddings,
+            "ranks": dict(ranks) if ranks else None,
         }
 
     def call(

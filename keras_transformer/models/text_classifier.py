@@ -1,5 +1,6 @@
 """A text classifier: BERT's encoder (Devlin et al. 2019, section 3), a pooling and one dense layer."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -7,11 +8,11 @@ import keras
 
 from keras_transformer.checks import one_of, positive_integer
 from keras_transformer.layers import FirstTokenPooling, MeanPooling
-from keras_transformer.layers.dense import Dense
 from keras_transformer.layers.integer_policy import policy_of_outputs
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.part_ranks import Ranks, dense
 from keras_transformer.models.configuration import argument, config_of, model_of
-from keras_transformer.models.encoded_text import encoded_text
+from keras_transformer.models.encoded_text import EncodedText, encoded_text, ranks_of_text
 from keras_transformer.pretrained import bert
 
 POOLINGS = ("mean", "first")
@@ -39,6 +40,7 @@ class TextClassifier(keras.Model):
         pooling: "mean" over real tokens, or "first": BERT's pooler on [CLS].
         norm_first: True for pre-norm layers and a final LayerNorm.
         head_dim: width of one head; None = D / H.
+        ranks: of factorised dense products, by path: {"encoder_0/attention/query": 32}; None = none. See `compression`.
 
     Raises:
         ValueError: for a number out of range, heads that don't divide the width, or an unknown pooling.
@@ -60,6 +62,7 @@ class TextClassifier(keras.Model):
         pooling: str = "mean",
         norm_first: bool = False,
         head_dim: int | None = None,
+        ranks: Ranks | None = None,
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
@@ -80,16 +83,18 @@ class TextClassifier(keras.Model):
             "norm_first": norm_first,
             "head_dim": head_dim,
         }
-        text = encoded_text(**trunk, policy=policy)
-        pooled = _pool(pooling, text.hidden, text.real, policy)
+        parts = ("pooling", "logits") if pooling == "first" else ("logits",)
+        part_ranks = ranks_of_text(ranks, num_layers, *parts)
+        text = encoded_text(**trunk, ranks=part_ranks, policy=policy)
+        pooled = _pool(pooling, text, part_ranks, policy)
         dropped = keras.layers.Dropout(dropout, name="pooled_dropout", dtype=policy)(pooled)
-        logits = Dense(num_classes, name="logits", dtype=policy_of_outputs(policy))(dropped)
+        logits = dense(num_classes, part_ranks["logits"], name="logits", dtype=policy_of_outputs(policy))(dropped)
 
         super().__init__(text.token_ids, logits, name=name)
         self.dtype_policy = policy  # `compile` scales the loss when it says mixed_float16
         self.tap_tensors: dict[str, Tensor] = {**text.taps, "pooled": pooled}
         head = {"num_classes": num_classes, "pooling": pooling, "head_dim": text.head_dim}
-        self._arguments: dict[str, Any] = {**trunk, **head}
+        self._arguments: dict[str, Any] = {**trunk, **head, "ranks": dict(ranks) if ranks else None}
 
     @classmethod
     def from_pretrained(
@@ -149,7 +154,7 @@ class TextClassifier(keras.Model):
         return model_of(cls, config)
 
 
-def _pool(pooling: str, hidden: Tensor, real: Tensor, policy: Any) -> Tensor:
+def _pool(pooling: str, text: EncodedText, ranks: Mapping[str, Ranks], policy: Any) -> Tensor:
     if pooling == "mean":
-        return MeanPooling(name="pooling", dtype=policy)(hidden, real=real)
-    return FirstTokenPooling(name="pooling", dtype=policy)(hidden)
+        return MeanPooling(name="pooling", dtype=policy)(text.hidden, real=text.real)
+    return FirstTokenPooling(ranks["pooling"], name="pooling", dtype=policy)(text.hidden)

@@ -203,11 +203,12 @@ def _heads(model: Any) -> Heads:
 def _refuse_other_parts(model: Any) -> None:
     odd_heads = model.num_heads * model.head_dim != model.model_dim
     kept_pieces = getattr(model, "kept_pieces", None)  # a masked language model can't have a map
-    if model.embedding_dim is not None or kept_pieces is not None or model.norm_first or odd_heads:
+    factors = model.embedding_dim is not None or bool(model.ranks)
+    if factors or kept_pieces is not None or model.norm_first or odd_heads:
         raise ValueError(
-            f"{model.name!r} has embedding_dim={model.embedding_dim}, kept_pieces={kept_pieces}, "
+            f"{model.name!r} has embedding_dim={model.embedding_dim}, ranks={model.ranks}, kept_pieces={kept_pieces}, "
             f"norm_first={model.norm_first}, and {model.num_heads} heads of {model.head_dim} in a width of "
-            f"{model.model_dim}: a factor, a map, pre-norm, heads that don't fill the width; "
+            f"{model.model_dim}: factors, a map, pre-norm, heads that don't fill the width; "
             "BERT's layout knows none of these. Use a .keras file for this model."
         )
 

@@ -164,13 +164,14 @@ def _norm(theirs: str, ours: str) -> dict[str, Place]:
 
 def _refuse_other_parts(model: Any) -> None:
     heads = {model.num_heads * model.head_dim == model.model_dim, model.num_heads == model.num_key_value_heads}
-    common = model.norm_first and model.positions == "learned" and model.embedding_dim is None
+    common = model.norm_first and model.positions == "learned" and model.embedding_dim is None and not model.ranks
     if heads != {True} or not common or model.activation not in ACTIVATIONS.values():
         raise ValueError(
             f"{model.name!r} has norm_first={model.norm_first}, positions={model.positions!r}, "
-            f"embedding_dim={model.embedding_dim}, activation={model.activation!r}, and {model.num_heads} heads of "
-            f"{model.head_dim} on {model.num_key_value_heads} key and value heads in a width of {model.model_dim}; "
-            "GPT-2's layout knows only pre-norm, learned positions, no factor, as many key and value heads as heads "
-            f"that fill the width, and the activations {', '.join(ACTIVATIONS.values())}. "
+            f"embedding_dim={model.embedding_dim}, ranks={model.ranks}, activation={model.activation!r}, and "
+            f"{model.num_heads} heads of {model.head_dim} on {model.num_key_value_heads} key and value heads in a "
+            f"width of {model.model_dim}; GPT-2's layout knows only pre-norm, learned positions, no factors, as many "
+            "key and value heads as heads that fill the width, and the activations "
+            f"{', '.join(ACTIVATIONS.values())}. "
             "Use a .keras file for this model."
         )

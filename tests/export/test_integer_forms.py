@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from two_products import dense_inputs, plain, seen
 
@@ -34,6 +35,24 @@ def test_no_file_in_integers_names_the_oldest_runtime_of_the_float_one(float_mod
 
 def test_the_last_product_is_found_by_what_it_gives(float_model):
     assert len(last_products(float_model)) == 1
+
+
+@pytest.mark.parametrize(
+    ("between", "count"),
+    [
+        (tf.identity, 2),
+        (lambda x: tf.reshape(tf.reshape(x, (11,)), (1, 11)), 2),
+        (lambda x: x + tf.constant([0.5] * 11), 1),
+        (tf.nn.relu6, 1),
+        (tf.nn.tanh, 1),
+    ],
+    ids=["nothing", "a shape", "a bias", "an activation inside", "an activation"],
+)
+def test_a_last_product_in_two_factors_is_both(between, count):
+    model = plain(between)
+    assert len(last_products(model)) == count
+    first, last = dense_inputs(in_integers(model, "int8", seen(-1.0, 1.0)))
+    assert (first["dtype"], last["dtype"]) == (np.float32 if count == 2 else np.int8, np.float32)
 
 
 @pytest.mark.parametrize("largest", [3.0, 47.0])

@@ -67,14 +67,17 @@ def answers(trained, written, texts, parts, review_tokenizer):
     """A function: number format -> logits of the file, of the model with its rounding, and of the same without."""
 
     def of(form):
-        runner = Interpreter(model_path=written(form).path).get_signature_runner("tokens")
         rows = review_tokenizer.encode(texts, parts["max_length"])
-        file = np.concatenate([runner(token_ids=np.array([row], np.int32))["logits"] for row in rows])
-        models = (trained(form), compression.plain(trained(form)))
-        ids = review_tokenizer.pad(rows)
-        return file, *(model(ids, training=False).numpy() for model in models)
+        return three_answers(written(form).path, trained(form), rows, review_tokenizer.pad(rows))
 
     return of
+
+
+def three_answers(path, learning, rows, ids):
+    """Logits of a file, of the model that it was made of, and of that without its rounding."""
+    runner = Interpreter(model_path=path).get_signature_runner("tokens")
+    file = np.concatenate([runner(token_ids=np.array([row], np.int32))["logits"] for row in rows])
+    return file, *(model(ids, training=False).numpy() for model in (learning, compression.plain(learning)))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -95,6 +98,21 @@ def test_its_logits_are_those_of_the_rounding_and_not_those_without(answers, for
 def test_the_report_compares_with_the_model_that_rounds(answers, written):
     file, rounding, _ = answers("int8")
     assert written("int8").max_abs_logit_error == pytest.approx(np.abs(file - rounding).max(), rel=0.05)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_factor_of_a_low_rank_rounds_as_in_the_file(form, review_model, review_tokenizer, parts, texts, tmp_path):
+    ranks = compression.ranks_of_share(compression.kernel_spectra(review_model), 0.4) | {"logits": 2}
+    learning = compression.quantization_aware(compression.factorise_kernels(review_model, ranks), form)
+    rows = review_tokenizer.encode(texts[:101], parts["max_length"])
+    ids = review_tokenizer.pad(rows)
+    if form == "int8":  # the other one has no ranges
+        learning(ids, training=True)
+    options = {**parts, "examples": texts[:101], "quantize": form, "min_agreement": 0.95}
+    report = tflite(learning, tmp_path / "factored.tflite", **options)
+    file, rounding, exact = three_answers(report.path, learning, rows, ids)
+    assert len(ranks) == 13
+    assert np.abs(file - rounding).mean() < 0.4 * np.abs(file - exact).mean()
 
 
 def quantised_inputs(content):

@@ -25,6 +25,7 @@ DECODER = {
     "head_dim": 5,
     "num_key_value_heads": 1,
     "cross_attention": True,
+    "ranks": {"cross_attention/key": 2, "feed_forward/outer": 3},
 }
 # Layers that give one dtype under each policy; the others give the policy's.
 HALVES = [layers.MultiHeadAttention, layers.EncoderLayer, layers.Encoder, layers.DecoderLayer, layers.Decoder]
@@ -32,11 +33,18 @@ FIXED_DTYPE = {layers.CausalMask: "bool", layers.RotaryPositions: "float32", lay
 # Each layer with no argument at its default, and what to call it with.
 EXAMPLES = {
     layers.MultiHeadAttention: (
-        {"model_dim": 6, "num_heads": 2, "dropout": 0.25, "head_dim": 5, "num_key_value_heads": 1},
+        {
+            "model_dim": 6,
+            "num_heads": 2,
+            "dropout": 0.25,
+            "head_dim": 5,
+            "num_key_value_heads": 1,
+            "ranks": {"query": 2},
+        },
         lambda x: ((x, x), {"attention_mask": REAL}),
     ),
     layers.FeedForward: (
-        {"model_dim": 6, "inner_dim": 11, "activation": "relu", "dropout": 0.25},
+        {"model_dim": 6, "inner_dim": 11, "activation": "relu", "dropout": 0.25, "ranks": {"inner": 2, "outer": 5}},
         lambda x: ((x,), {}),
     ),
     layers.EncoderLayer: (
@@ -49,6 +57,7 @@ EXAMPLES = {
             "norm_first": True,
             "epsilon": 1e-5,
             "head_dim": 5,
+            "ranks": {"attention/value": 2, "feed_forward/inner": 3},
         },
         lambda x: ((x,), {"attention_mask": REAL}),
     ),
@@ -63,6 +72,7 @@ EXAMPLES = {
             "norm_first": True,
             "epsilon": 1e-5,
             "head_dim": 5,
+            "ranks": {"layer_1/attention/output": 2},
         },
         lambda x: ((x,), {"attention_mask": REAL}),
     ),
@@ -71,7 +81,7 @@ EXAMPLES = {
         lambda x: ((x, x), {"attention_mask": layers.causal_mask(5), "memory_mask": REAL}),
     ),
     layers.Decoder: (
-        {"num_layers": 3, **DECODER},
+        {"num_layers": 3, **DECODER, "ranks": {"layer_2/attention/output": 2}},
         lambda x: ((x, x), {"attention_mask": layers.causal_mask(5), "memory_mask": REAL}),
     ),
     layers.CausalMask: ({}, lambda x: ((x,), {})),
@@ -85,7 +95,11 @@ EXAMPLES = {
     ),
     layers.SegmentEmbedding: ({"num_segments": 3}, lambda x: ((x,), {})),
     layers.MeanPooling: ({}, lambda x: ((x,), {"real": REAL})),
-    layers.FirstTokenPooling: ({}, lambda x: ((x,), {})),
+    layers.FirstTokenPooling: ({"ranks": {"dense": 2}}, lambda x: ((x,), {})),
+    layers.LowRankDense: (
+        {"units": 5, "rank": 3, "activation": "relu", "use_bias": False},
+        lambda x: ((x,), {}),
+    ),
     layers.TokenBias: ({}, lambda x: ((x,), {})),
 }
 

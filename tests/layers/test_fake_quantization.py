@@ -8,7 +8,7 @@ from keras import ops
 from oracles import dense
 from weights import normal, randomise
 
-from keras_transformer.layers import IntegerPolicy, MultiHeadAttention, TokenEmbedding
+from keras_transformer.layers import IntegerPolicy, LowRankDense, MultiHeadAttention, TokenEmbedding
 from keras_transformer.layers.dense import Dense
 from keras_transformer.layers.fake_quantization import (
     MovingRange,
@@ -169,6 +169,31 @@ def test_a_dense_product_with_ranges_rounds_what_goes_in_and_what_the_kernel_giv
     want = np.tanh(want) if fused is None else want
     assert np.abs(got - want).max() < 1.01 * step  # a tie may fall to either side
     assert (np.abs(got - want) > 0.01 * step).mean() < 0.05
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_product_in_two_factors_rounds_each_and_what_lies_between(bits):
+    layer = LowRankDense(UNITS, 3, dtype=IntegerPolicy(bits, "rows"))
+    x = normal(ROWS, INPUTS)
+    layer.build(x.shape)
+    randomise(layer)
+    want = x
+    for half in (layer.left, layer.right):
+        whole, scales = integers_of_weights(np.array(half.kernel), bits)
+        taken = np.stack([as_int8_all(row, float(row.min()), float(row.max())) for row in want])
+        want = dense(taken, whole * scales, np.zeros(scales.shape))
+    np.testing.assert_allclose(layer(x), want + np.array(layer.bias), rtol=1e-3, atol=1e-4)
+
+
+def test_both_factors_have_ranges_that_follow_the_batches():
+    layer, x = LowRankDense(UNITS, 3, dtype=IntegerPolicy()), normal(ROWS, INPUTS)
+    layer(x, training=True)
+    assert [weight.name for weight in layer.trainable_weights] == ["kernel", "kernel", "bias"]
+    ends = [(float(one.low), float(one.high)) for one in (layer.left.input_range, layer.right.input_range)]
+    middle = x @ layer.left.kernel.numpy()
+    for (low, high), values in zip(ends, (x, middle), strict=True):
+        np.testing.assert_allclose((low, high), (values.min(), values.max()), atol=0.03)
+    assert len(layer.non_trainable_weights) == 4 * 3
 
 
 def test_a_dense_layer_without_the_policy_is_that_of_keras():

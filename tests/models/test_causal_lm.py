@@ -268,6 +268,7 @@ def test_every_argument_is_an_attribute_and_comes_back_from_the_config():
         "head_dim": 8,
         "num_key_value_heads": 3,
         "tie_embeddings": False,
+        "ranks": {"decoder_0/feed_forward/outer": 2, "logits": 3},
         "name": "chosen",
     }
     parameters = inspect.signature(CausalLM.__init__).parameters

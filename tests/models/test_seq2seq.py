@@ -233,6 +233,7 @@ def test_every_argument_is_an_attribute_and_comes_back_from_the_config():
         "head_dim": 8,
         "num_key_value_heads": 3,
         "tie_embeddings": False,
+        "ranks": {"encoder_0/attention/query": 2, "decoder_0/cross_attention/key": 3, "logits": 2},
         "name": "chosen",
     }
     given = inspect.signature(Seq2Seq.__init__).parameters

@@ -197,6 +197,7 @@ def test_every_argument_is_an_attribute_and_comes_back_from_the_config():
         "pooling": "first",
         "norm_first": True,
         "head_dim": 5,
+        "ranks": {"encoder_0/attention/query": 2, "pooling/dense": 3},
         "name": "chosen",
     }
     parameters = inspect.signature(TextClassifier.__init__).parameters

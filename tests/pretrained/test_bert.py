@@ -293,7 +293,16 @@ def test_a_config_that_is_no_json_object_is_named(write, text):
         bert.read_config(folder)
 
 
-@pytest.mark.parametrize("options", [{"embedding_dim": 3}, {"kept_pieces": 7}, {"norm_first": True}, {"head_dim": 2}])
+OTHER_PARTS = [
+    {"embedding_dim": 3},
+    {"kept_pieces": 7},
+    {"norm_first": True},
+    {"head_dim": 2},
+    {"ranks": {"encoder_0/feed_forward/inner": 2}},
+]
+
+
+@pytest.mark.parametrize("options", OTHER_PARTS)
 def test_a_model_with_other_parts_is_refused_both_ways(write, tmp_path, options):
     model, folder = new_model(**options), write()
     for call in (lambda: bert.save(model, tmp_path / "new"), lambda: bert.load_weights(model, folder)):

@@ -322,6 +322,7 @@ def test_a_config_of_something_else_is_named_with_its_field(write, change, messa
         {"num_key_value_heads": 1},
         {"head_dim": 2},
         {"activation": "tanh"},
+        {"ranks": {"decoder_0/feed_forward/inner": 2}},
     ],
 )
 def test_a_model_with_other_parts_is_refused_both_ways(write, tmp_path, options):
