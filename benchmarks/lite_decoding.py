@@ -3,9 +3,10 @@
 Command: python benchmarks/lite_decoding.py --ctranslate2-python PATH --llama-python PATH
                                           (the machine must do nothing else; 10 minutes)
          python benchmarks/lite_decoding.py --quick ...        tiny models, writes nothing: does it still run?
-Needs:   CTranslate2: pip install ctranslate2 safetensors; llama.cpp: pip install llama-cpp-python gguf safetensors,
-         which compiles it for this machine; each best in an environment of its own. What isn't installed is reported
-         as absent.
+Needs:   each best in an environment of its own; what isn't installed is reported as absent.
+         CTranslate2: pip install ctranslate2 safetensors
+         llama.cpp: pip install gguf safetensors
+                    npm install --prefix ENVIRONMENT @node-llama-cpp/linux-x64@3.22.1        compiled already
 Writes:  benchmarks/results/lite_decoding.md
 
 The weights, the rounds and the clock are those of `decode.py`: the same random decoder for all, one process each, one
@@ -132,7 +133,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ctranslate2-python", default=sys.executable, help="interpreter that has ctranslate2")
-    parser.add_argument("--llama-python", default=sys.executable, help="interpreter that has llama-cpp-python")
+    parser.add_argument("--llama-python", default=sys.executable, help="interpreter of the environment with llama.cpp")
     parser.add_argument("--threads", type=int, default=benchmark.machine()["cores"], help="of each way")
     parser.add_argument("--quick", action="store_true", help="tiny models; prints and writes nothing")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""llama.cpp, a C++ engine for language models alone, through the C functions that `llama-cpp-python` shows.
+"""llama.cpp, a C++ engine for language models alone: the same weights in a file of its own format.
 
 Words: the numbers, "float32" or "int8" (its Q8_0: 8 bits, and a float16 scale for each 32 weights), and the room, for
 how many tokens its memory of keys and values is made. In float32 that memory is float32 too; beside Q8_0 it is float16,
@@ -6,22 +6,21 @@ as the engine has it if nobody says otherwise.
 """
 
 import ctypes
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import gguf
-import llama_cpp
 import numpy as np
 
+from peers import llama_library as library
 from peers.decoding_weights import DECODER, EPSILON, Weights, load
 from peers.process import timed
 
-PACKAGES = ("llama-cpp-python",)
+PACKAGES = ("gguf",)
+OTHERS = {"llama.cpp": library.VERSION}
 TYPES = {"float32": gguf.GGMLQuantizationType.F32, "int8": gguf.GGMLQuantizationType.Q8_0}
-CACHES = {"float32": llama_cpp.GGML_TYPE_F32, "int8": llama_cpp.GGML_TYPE_F16}
-ERROR = 4  # GGML_LOG_LEVEL_ERROR in ggml.h
+CACHES = {"float32": library.F32, "int8": library.F16}
 PARTS = {
     "attn_norm": "attention_norm",
     "attn_output": "attention/output",
@@ -29,13 +28,6 @@ PARTS = {
     "ffn_up": "feed_forward/inner",
     "ffn_down": "feed_forward/outer",
 }
-
-
-@llama_cpp.llama_log_callback
-def tell_errors(level: int, text: bytes, _: Any) -> None:
-    """Say why something fails, and nothing else."""
-    if level == ERROR:
-        print(text.decode(), end="", file=sys.stderr)
 
 
 class LlamaCpp:
@@ -55,17 +47,18 @@ class LlamaCpp:
         if kind != DECODER:
             raise ValueError(f"{kind}: only a {DECODER} is measured here")
         values, self.vocab_size = load(weights), size["vocab_size"]
-        options = llama_cpp.llama_context_default_params()
+        options = library.context_options()
         options.n_ctx = options.n_batch = self.room
         options.n_threads = options.n_threads_batch = self.threads
         options.type_k = options.type_v = CACHES[self.numbers]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.gguf"
             write(path, size, tensors(size["num_layers"], values), self.numbers)
-            model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
-        self.context = model and llama_cpp.llama_init_from_model(model, options)
+            model = library.load_model(str(path).encode(), library.model_options())
+        self.context = model and library.make_context(model, options)
         if not self.context:
             raise ValueError(f"llama.cpp refuses the model in {self.numbers}; it says why on standard error")
+        library.keep_threads(self.context, self.threads)
         return {"parameters": sum(value.size for value in values.values())}
 
     def run(self, token_ids: list[list[int]], beams: int, new_tokens: int) -> dict[str, Any]:
@@ -88,17 +81,15 @@ class LlamaCpp:
 
     def begin(self, token_ids: list[int]) -> np.ndarray:
         """Forget all, and read a prompt: the logits (V,) behind it."""
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), False)
+        library.clear(library.memory(self.context), False)
         return self.read(token_ids)
 
     def read(self, token_ids: list[int]) -> np.ndarray:
         """Read more tokens: the logits (V,) behind them, which the next call overwrites."""
-        ids = (llama_cpp.llama_token * len(token_ids))(*token_ids)
-        code = llama_cpp.llama_decode(self.context, llama_cpp.llama_batch_get_one(ids, len(token_ids)))
-        if code:
+        batch = library.Batch(n_tokens=len(token_ids), token=(ctypes.c_int32 * len(token_ids))(*token_ids))
+        if code := library.decode(self.context, batch):
             raise ValueError(f"llama_decode answers {code}")
-        found = llama_cpp.llama_get_logits_ith(self.context, -1)
-        return np.ctypeslib.as_array(ctypes.cast(found, ctypes.POINTER(ctypes.c_float)), (self.vocab_size,))
+        return np.ctypeslib.as_array(library.logits(self.context, -1), (self.vocab_size,))
 
 
 def tensors(num_layers: int, values: Weights) -> Weights:
@@ -145,6 +136,5 @@ def write(path: Path, size: dict[str, Any], found: Weights, numbers: str) -> Non
 
 def answers(numbers: str, room: str, threads: str) -> dict[str, Any]:
     """What the parent may ask."""
-    llama_cpp.llama_log_set(tell_errors, None)
     peer = LlamaCpp(numbers, int(room), int(threads))
     return {"load": peer.load, "run": peer.run, "logits": peer.logits}
