@@ -90,9 +90,9 @@ def ways(room: int) -> dict[str, Way]:
 WAYS = (
     f"The ways of {OURS!r} are Keras' cached loop, compiled by XLA or not, in float32; the files hold the same model. "
     '"int8 weights" is `--quantize dynamic`; CTranslate2\'s int8 has weights of the same. llama.cpp reads the same '
-    "model as a GGUF file of GPT-2's layout, with keys and values in float32; Q8_0 is its int8, with keys and values in "
-    "float16, its default. Its GELU is a table of float16 numbers and its attention (flash, its default) rounds too, "
-    "whatever the weights are: that is how far its float32 logits are from ours."
+    "model as a GGUF file of GPT-2's layout, with float32 keys and values; Q8_0 is its int8, with float16 keys and "
+    "values and flash attention, its defaults. It takes GELU from a table of float16 numbers, whatever the weights "
+    "are: so far its float32 logits are from ours."
 )
 
 

@@ -1,8 +1,8 @@
 """llama.cpp, a C++ engine for language models alone: the same weights in a file of its own format.
 
 Words: the numbers, "float32" or "int8" (its Q8_0: 8 bits, and a float16 scale for each 32 weights), and the room, for
-how many tokens its memory of keys and values is made. In float32 that memory is float32 too; beside Q8_0 it is float16,
-as the engine has it if nobody says otherwise.
+how many tokens its memory of keys and values is made. In float32 that memory is float32 too, without flash attention,
+which would make it float16 in each step; beside Q8_0 it is float16 and flash, as the engine has it by itself.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from peers.process import timed
 PACKAGES = ("gguf",)
 OTHERS = {"llama.cpp": library.VERSION}
 TYPES = {"float32": gguf.GGMLQuantizationType.F32, "int8": gguf.GGMLQuantizationType.Q8_0}
-CACHES = {"float32": library.F32, "int8": library.F16}
+CACHES = {"float32": (library.F32, library.OFF), "int8": (library.F16, library.AUTO)}
 PARTS = {
     "attn_norm": "attention_norm",
     "attn_output": "attention/output",
@@ -50,7 +50,8 @@ class LlamaCpp:
         options = library.context_options()
         options.n_ctx = options.n_batch = self.room
         options.n_threads = options.n_threads_batch = self.threads
-        options.type_k = options.type_v = CACHES[self.numbers]
+        options.type_k, options.flash_attention = CACHES[self.numbers]
+        options.type_v = options.type_k
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.gguf"
             write(path, size, tensors(size["num_layers"], values), self.numbers)

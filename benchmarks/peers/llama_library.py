@@ -14,7 +14,8 @@ from typing import Any
 
 VERSION = "0.5.0"
 FOLDER = Path(sys.prefix) / "node_modules/@node-llama-cpp/linux-x64/bins/linux-x64"
-F32, F16 = 0, 1
+F32, F16 = 0, 1  # ggml_type
+OFF, AUTO = 0, -1  # llama_flash_attn_type
 ERROR = 4  # GGML_LOG_LEVEL_ERROR
 
 
@@ -33,7 +34,8 @@ class ContextOptions(ctypes.Structure):
         ("limits", c_uint32 * 5),
         ("n_threads", c_int32),
         ("n_threads_batch", c_int32),
-        ("kinds", c_int * 5),
+        ("kinds", c_int * 4),
+        ("flash_attention", c_int),
         ("positions", c_float * 6),
         ("original_length", c_uint32),
         ("holes", c_float),
