@@ -64,6 +64,11 @@ class CTranslate2:
         seconds, found = timed(generate)
         return {"seconds": seconds, "token_ids": found}
 
+    def logits(self, token_ids: list[int]) -> dict[str, Any]:
+        """Those of the token behind `token_ids`; only a decoder has them."""
+        found = self.engine.forward_batch([[str(token) for token in token_ids]])
+        return {"logits": np.array(found)[0, -1].tolist()}
+
 
 def decoder(size: dict[str, Any], values: Weights) -> Any:
     """GPT-2's layout."""
@@ -123,4 +128,4 @@ def norm(spec: Any, ours: str, values: Weights) -> None:
 def answers(numbers: str, threads: str) -> dict[str, Any]:
     """What the parent may ask."""
     peer = CTranslate2(numbers, int(threads))
-    return {"load": peer.load, "run": peer.run}
+    return {"load": peer.load, "run": peer.run, "logits": peer.logits}

@@ -60,8 +60,12 @@ class Lite:
         seconds, found = timed(write)
         return {"seconds": seconds, "token_ids": np.array([found]).tolist()}
 
+    def logits(self, token_ids: list[int]) -> dict[str, Any]:
+        """Those of the token behind `token_ids`."""
+        return {"logits": self.steps.begin(token_ids).logits.tolist()}
+
 
 def answers(quantize: str, room: str, threads: str) -> dict[str, Any]:
     """What the parent may ask."""
     lite = Lite(quantize, int(room), int(threads))
-    return {"load": lite.load, "run": lite.run}
+    return {"load": lite.load, "run": lite.run, "logits": lite.logits}

@@ -61,6 +61,10 @@ class Ours:
         seconds, found = timed(lambda: self.writers[key](ids))
         return {"seconds": seconds, "token_ids": found.tolist()}
 
+    def logits(self, token_ids: list[int]) -> dict[str, Any]:
+        """Those of the token behind `token_ids`, by the model without a cache."""
+        return {"logits": self.model(np.array([token_ids], np.int32)).numpy()[0, -1].tolist()}
+
     def function(self, shape: tuple[int, ...], beams: int, new_tokens: int) -> Any:
         """A graph for ids of one shape, as the writers of the package make them."""
         model, decoding = self.model, Decoding(beam=beams)
@@ -98,4 +102,4 @@ def answers(way: str, threads: str) -> dict[str, Any]:
     """What the parent may ask."""
     tf.config.threading.set_intra_op_parallelism_threads(int(threads))
     ours = Ours(way, int(threads))
-    return {"load": ours.load, "run": ours.run}
+    return {"load": ours.load, "run": ours.run, "logits": ours.logits}

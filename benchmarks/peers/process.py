@@ -1,8 +1,9 @@
 """A library in a process of its own, asked line by line: both ends. Plain Python, for any interpreter.
 
 The parent holds a `Peer` for each. The child imports a module of this folder, which has `PACKAGES`, whose versions the
-parent is told, and `answers(*words)`, which returns the functions that answer by the name of what is asked. Requests
-and answers are JSON, one line each; large arrays travel as files.
+parent is told, `OTHERS` if it has some, versions of what isn't a Python package, and `answers(*words)`, which returns
+the functions that answer by the name of what is asked. Requests and answers are JSON, one line each; large arrays
+travel as files.
 """
 
 import importlib
@@ -98,7 +99,8 @@ def serve(module: str, *words: str) -> None:
         tell({"absent": " ".join(str(error).split())})
         return
     known = library.answers(*words)
-    tell({"versions": {name: metadata.version(name) for name in library.PACKAGES}})
+    versions = {name: metadata.version(name) for name in library.PACKAGES}
+    tell({"versions": versions | getattr(library, "OTHERS", {})})
     for line in sys.stdin:
         request = json.loads(line)
         try:
