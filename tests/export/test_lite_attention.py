@@ -1,0 +1,92 @@
+"""The attention's products of a classifier are int8 where a form has them so, and in kernels of XNNPACK."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from two_products import plain
+
+from keras_transformer import compression
+from keras_transformer.export import tflite
+from keras_transformer.export.lite_attention import attention_products, make_symmetric
+from keras_transformer.export.lite_converter import INTEGER_ATTENTION
+from keras_transformer.export.lite_operators import signature_operators
+
+LAYERS = 2
+FLOAT, INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
+
+
+def products(path):
+    """Of each product of attention: types of both sides, and the zero point of the right one (None in float32)."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(Path(path).read_bytes(), 0))
+    (graph,) = model.subgraphs
+    found = []
+    for operator in graph.operators:
+        if model.operatorCodes[operator.opcodeIndex].builtinCode == schema.BuiltinOperator.BATCH_MATMUL:
+            left, right = (graph.tensors[place] for place in operator.inputs)
+            integer = right.quantization is not None and right.quantization.zeroPoint is not None
+            found.append((left.type, right.type, int(right.quantization.zeroPoint[0]) if integer else None))
+    return found
+
+
+@pytest.mark.parametrize("form", INTEGER_ATTENTION)
+def test_queries_keys_weights_and_values_are_int8_and_the_zero_of_the_right_side_is_0(lite, form):
+    assert products(lite(form).path) == [(INT8, INT8, 0)] * 2 * LAYERS
+
+
+@pytest.mark.parametrize("form", INTEGER_ATTENTION)
+def test_xnnpack_takes_all_of_them(lite, form):
+    (counted,) = signature_operators(lite(form).path)
+    assert counted.taken["BATCH_MATMUL"] == counted.in_file["BATCH_MATMUL"] == 2 * LAYERS
+    assert counted.taken["TRANSPOSE"] == counted.in_file["TRANSPOSE"] == 4 * LAYERS
+
+
+@pytest.mark.parametrize("form", ["none", "int4"])
+def test_other_forms_multiply_float32(lite, form):
+    assert products(lite(form).path) == [(FLOAT, FLOAT, None)] * 2 * LAYERS
+
+
+def test_a_model_that_learned_ranges_of_its_dense_products_alone_keeps_float32(
+    review_model, review_tokenizer, examples, parts, tmp_path
+):
+    learning = compression.quantization_aware(review_model, "int8", momentum=0.9)
+    learning(review_tokenizer.pad(review_tokenizer.encode(examples, 19)), training=True)
+    report = tflite(learning, tmp_path / "learned.tflite", quantize="int8", min_agreement=0.5, **parts)
+    assert products(report.path) == [(FLOAT, FLOAT, None)] * 2 * LAYERS
+
+
+@pytest.mark.parametrize("ends", [(-3.0, 1.0), (0.25, 2.0), (-7e-3, -1e-3), (0.0, 0.0)])
+def test_a_symmetric_range_has_the_zero_point_0_and_reaches_as_far(ends):
+    ranges = {"keys": {"min": np.array([[ends[0]]], np.float32), "max": np.array([[ends[1]]], np.float32)}, "x": {}}
+    make_symmetric(ranges, ["keys"])
+    low, high = (float(ranges["keys"][end].item()) for end in ("min", "max"))
+    step = (high - low) / 255
+    assert round(-128 - low / step) == 0
+    assert 127 * step == pytest.approx(max(map(abs, ends)) or 1.0, rel=1e-6)
+    assert ranges["x"] == {}
+
+
+def test_where_nothing_attends_there_are_no_products():
+    assert attention_products(plain()) == ({}, [])
+
+
+def test_the_way_from_the_dense_products_is_named(lite):
+    found = attention_products(Path(lite("none").path).read_bytes())
+    counts = {kind: len(names) for kind, names in found.operators.items()}
+    # Queries, keys, values and what is mixed are cut into heads or joined; the mask multiplies the values.
+    assert counts == {"BATCH_MATMUL": 2 * LAYERS, "RESHAPE": 4 * LAYERS, "TRANSPOSE": 4 * LAYERS, "MUL": LAYERS}
+
+
+def test_keys_and_values_of_a_cache_stay_out(lite_writer):
+    """A step of a language model multiplies by what the caller keeps, in float32."""
+    content = Path(lite_writer("language-model").path).read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    names = attention_products(content).operators.get("BATCH_MATMUL", [])
+    step = next(one.subgraphIndex for one in model.signatureDefs if one.signatureKey == b"step")
+    given = {
+        model.subgraphs[step].tensors[place].name.decode()
+        for one in model.subgraphs[step].operators
+        for place in one.outputs
+    }
+    assert not given & set(names)
