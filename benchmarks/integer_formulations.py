@@ -1,19 +1,19 @@
-"""Which operators of a classifier should be integers: what each choice costs in time, in error and in pieces.
+"""How a classifier's masks should be written, and which operators be integers: time, error and pieces of each way.
 
 Command: python benchmarks/integer_formulations.py           (the machine must do nothing else)
          python benchmarks/integer_formulations.py --quick   tiny, writes nothing: does it still run?
 Writes:  benchmarks/results/integer_formulations.md
 
-The classifiers of `edge_latency.py`, of random weights, at full length, batch 1, one thread. Static int8 with ranges
-from 32 texts; the product that gives the logits stays out of it but in the converter's own file. A round asks each file
-for all texts, in rotating order; the first isn't counted. A piece is a run of operators that XNNPACK takes.
+The classifiers of `edge_latency.py`, of random weights, at full length, batch 1, one thread. Ranges are from 32 texts;
+the product that gives the logits has float32 activations but in the converter's own file. A round asks each file for
+all texts, in rotating order; the first isn't counted. A piece is a run of operators that XNNPACK takes.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,13 +32,16 @@ from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
 
 RESULT = Path(__file__).parent / "results" / "integer_formulations.md"
-FLOAT, CONVERTER = "none: float32", "all, by TensorFlow's converter"
+FLOAT, CHOSEN = "none: float32", "none: float32, masked by a choice"
+WEIGHTS, WEIGHTS_CHOSEN = "weights alone", "weights alone, masked by a choice"
+STATIC, STATIC_CHOSEN = "dense products and tables", "dense products and tables, masked by a choice"
+EXPORTED = "{}, and the attention's products, keys and values symmetric: as `export` writes it"
+CONVERTER = "all, by TensorFlow's converter"
 ATTENTION = ("BATCH_MATMUL",)
 NORMS = ("ADD", "SUB", "MUL", "MEAN", "SQUARED_DIFFERENCE", "RSQRT")
 CHOICES: dict[str, tuple[str, ...]] = {
-    "dense products and tables, as `export` writes them": (),
     "and GELU": ("GELU",),
-    "and the attention's products": ATTENTION,
+    "and the attention's products, no range symmetric": ATTENTION,
     "and the attention's products and softmax": (*ATTENTION, "SOFTMAX"),
     "and what moves or adds": (*ATTENTION, "SOFTMAX", "GELU", "RESHAPE", "TRANSPOSE", "ADD"),
     "and the norms": (*ATTENTION, "SOFTMAX", "GELU", "RESHAPE", "TRANSPOSE", *NORMS),
@@ -65,12 +68,14 @@ def main() -> None:
     quick = parser.parse_args().quick
     plan = QUICK if quick else FULL
     lines = [
-        "# Which operators should be integers",
+        "# How masks should be written, and which operators be integers",
         f"Command: `{command_prefix()}python benchmarks/integer_formulations.py`",
         "Machine: " + ", ".join(f"{name} {value}" for name, value in benchmark.machine().items()),
         f"Batch 1, one thread, {plan.texts} texts of the full length, {plan.rounds} rounds, interleaved; milliseconds "
         "a text: median, and lowest and highest median of a round. Error: the largest difference of a logit from "
-        "float32, as a share of the standard deviation of the logits over the texts; weights are random.",
+        "float32, as a share of the standard deviation of the logits over the texts; weights are random. Masked by a "
+        "choice: between each score and a number below all, as the layers are written; in all other files but the "
+        "converter's own the smaller of a score and its key's cap.",
     ]
     for title, size in plan.models.items():
         model = random_model(size)
@@ -94,7 +99,12 @@ def files(prepared: Prepared, folder: Path) -> dict[str, Path]:
         for ids in prepared.token_ids:
             yield SIGNATURE, {INPUT: np.array([ids], np.int32)}
 
-    contents = {FLOAT: plain, CONVERTER: by_converter(prepared, lambda: seen(plain))}
+    chosen = by_converter(prepared)
+    contents = {FLOAT: plain, CHOSEN: chosen, CONVERTER: by_converter(prepared, lambda: seen(plain))}
+    for form, capped, uncapped in (("dynamic", WEIGHTS, WEIGHTS_CHOSEN), ("int8", STATIC, STATIC_CHOSEN)):
+        contents[uncapped] = in_integers(chosen, form, seen)
+        contents[capped] = in_integers(plain, form, seen)
+        contents[EXPORTED.format(capped)] = in_integers(plain, form, seen, attention=True)
     contents |= {name: in_integers(plain, "int8", seen, more) for name, more in CHOICES.items()}
     found = {}
     for number, (name, content) in enumerate(contents.items()):
@@ -103,15 +113,16 @@ def files(prepared: Prepared, folder: Path) -> dict[str, Path]:
     return found
 
 
-def by_converter(prepared: Prepared, seen: object) -> bytes:
-    """The full integer form that TensorFlow's converter makes."""
+def by_converter(prepared: Prepared, seen: Callable[[], Iterator] | None = None) -> bytes:
+    """What TensorFlow's converter makes by itself: float32, or with inputs to be seen its full integer form."""
     function = token_function(prepared.model, (1, prepared.fixed_length), limits=None)
     with tempfile.TemporaryDirectory() as folder:
         signatures = {SIGNATURE: function.get_concrete_function()}
         tf.saved_model.save(BareWeights(prepared.model), folder, signatures=signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = seen
+        if seen is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = seen
         return converter.convert()
 
 

@@ -1,6 +1,7 @@
 """One graph of a `.tflite` file, to be rewritten: who makes a tensor, who reads it, and new operators between them."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,6 +133,9 @@ class LiteGraph:
         return self._graph.operators.index(operator)  # objects of the schema are equal if they are one
 
     def _add(self, tensor: Any) -> int:
+        """Add a tensor under a name that no other of the model has: the quantiser asks for that."""
+        taken = {one.name for graph in self._model.subgraphs for one in graph.tensors}
+        tensor.name = next(name for name in _numbered(tensor.name) if name not in taken)
         self._graph.tensors.append(tensor)
         return len(self._graph.tensors) - 1
 
@@ -144,3 +148,9 @@ class LiteGraph:
             codes.append(schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=min(code, 127)))
             place = len(codes) - 1
         return place
+
+
+def _numbered(name: bytes) -> Iterator[bytes]:
+    """A name, and with a number behind it."""
+    yield name
+    yield from (name + f"_{number}".encode() for number in itertools.count(1))
