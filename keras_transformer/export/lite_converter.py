@@ -16,6 +16,7 @@ from keras_transformer.compression.quantization import dense_ranges, plain, trai
 from keras_transformer.export.learned_ranges import LearnedRange
 from keras_transformer.export.lite_attention import attention_products
 from keras_transformer.export.lite_masks import with_capped_scores
+from keras_transformer.export.lite_norms import with_short_norms
 from keras_transformer.export.lite_runner import INPUT, SIGNATURE
 from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
@@ -111,7 +112,7 @@ def flatbuffer(
 
 
 def _converted(model: keras.Model, signatures: Mapping[str, Any], quantize: str) -> bytes:
-    """The flatbuffer as TensorFlow's converter makes it, with masks that XNNPACK takes."""
+    """The flatbuffer as TensorFlow's converter makes it, with masks and norms as XNNPACK has them fast."""
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(BareWeights(model), folder, signatures=dict(signatures))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
@@ -126,7 +127,7 @@ def _converted(model: keras.Model, signatures: Mapping[str, Any], quantize: str)
                 f"model {model.name!r} can't become a .tflite file: {_missing_operators(error)}. "
                 "Write that part of the model with operators that LiteRT has."
             ) from error
-    return with_capped_scores(_with_first_graph(made, next(iter(signatures))))
+    return with_short_norms(with_capped_scores(_with_first_graph(made, next(iter(signatures)))))
 
 
 def _with_first_graph(content: bytes, signature: str) -> bytes:

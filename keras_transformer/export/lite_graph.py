@@ -13,6 +13,7 @@ TYPES = {
     np.dtype(np.int32): schema.TensorType.INT32,
 }
 """Of the constants that a rewrite adds."""
+NONE = -1  # in place of an input that an operator does without
 
 
 class Kind(NamedTuple):
@@ -122,6 +123,25 @@ class LiteGraph:
         """Let an operator run right before another."""
         self._graph.operators.remove(operator)
         self._graph.operators.insert(self._place(before), operator)
+
+    def remove(self, operator: Any) -> None:
+        """Take an operator out; nobody may read what it gave, and `drop_unmade` must follow."""
+        self._graph.operators.remove(operator)
+
+    def drop_unmade(self) -> None:
+        """Take out the tensors that nobody gives or takes any more: the quantiser asks for the values of all."""
+        used = {*self._graph.inputs, *self._graph.outputs}
+        used.update(tensor for one in self._graph.operators for tensor in (*one.inputs, *one.outputs))
+        kept = sorted(used - {NONE})
+        places = {int(tensor): place for place, tensor in enumerate(kept)} | {NONE: NONE}
+        self._graph.tensors = [self._graph.tensors[tensor] for tensor in kept]
+        for one in (self._graph, *self._graph.operators):
+            one.inputs = [places[int(tensor)] for tensor in one.inputs]
+            one.outputs = [places[int(tensor)] for tensor in one.outputs]
+        for signature in self._model.signatureDefs or []:
+            if self._model.subgraphs[signature.subgraphIndex] is self._graph:
+                for given in (*signature.inputs, *signature.outputs):
+                    given.tensorIndex = places[given.tensorIndex]
 
     def set_lengths(self, tensor: int, lengths: Sequence[int]) -> None:
         """Give a tensor another shape; -1 for a length that isn't known before it runs."""
