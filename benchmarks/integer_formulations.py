@@ -26,16 +26,17 @@ from scheduling import command_prefix
 from keras_transformer import benchmark
 from keras_transformer.export.integer_forms import in_integers
 from keras_transformer.export.lite_converter import convert
+from keras_transformer.export.lite_masks import with_capped_scores
 from keras_transformer.export.lite_operators import signature_operators
 from keras_transformer.export.lite_runner import INPUT, SIGNATURE, LiteRunner
 from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
 
 RESULT = Path(__file__).parent / "results" / "integer_formulations.md"
-FLOAT, CHOSEN = "none: float32", "none: float32, masked by a choice"
-WEIGHTS, WEIGHTS_CHOSEN = "weights alone", "weights alone, masked by a choice"
-STATIC, STATIC_CHOSEN = "dense products and tables", "dense products and tables, masked by a choice"
-EXPORTED = "{}, and the attention's products, keys and values symmetric: as `export` writes it"
+CONVERTED, CAPPED, SHORT = "masks and norms as converted", "masks capped", "masks capped and norms short"
+FLOAT = f"none: float32, {SHORT}"
+FORMS = {"none": "none: float32", "dynamic": "weights alone", "int8": "dense products and tables"}
+EXPORTED = "{}, and the attention's products with keys and values symmetric: as `export` writes it"
 CONVERTER = "all, by TensorFlow's converter"
 ATTENTION = ("BATCH_MATMUL",)
 NORMS = ("ADD", "SUB", "MUL", "MEAN", "SQUARED_DIFFERENCE", "RSQRT")
@@ -73,9 +74,9 @@ def main() -> None:
         "Machine: " + ", ".join(f"{name} {value}" for name, value in benchmark.machine().items()),
         f"Batch 1, one thread, {plan.texts} texts of the full length, {plan.rounds} rounds, interleaved; milliseconds "
         "a text: median, and lowest and highest median of a round. Error: the largest difference of a logit from "
-        "float32, as a share of the standard deviation of the logits over the texts; weights are random. Masked by a "
-        "choice: between each score and a number below all, as the layers are written; in all other files but the "
-        "converter's own the smaller of a score and its key's cap.",
+        "float32, as a share of the standard deviation of the logits over the texts; weights are random. As converted, "
+        "a mask chooses between each score and a number below all; capped, it is the smaller of a score and its key's "
+        "cap. A short norm has five operators for six. What is told without these has both.",
     ]
     for title, size in plan.models.items():
         model = random_model(size)
@@ -99,12 +100,14 @@ def files(prepared: Prepared, folder: Path) -> dict[str, Path]:
         for ids in prepared.token_ids:
             yield SIGNATURE, {INPUT: np.array([ids], np.int32)}
 
-    chosen = by_converter(prepared)
-    contents = {FLOAT: plain, CHOSEN: chosen, CONVERTER: by_converter(prepared, lambda: seen(plain))}
-    for form, capped, uncapped in (("dynamic", WEIGHTS, WEIGHTS_CHOSEN), ("int8", STATIC, STATIC_CHOSEN)):
-        contents[uncapped] = in_integers(chosen, form, seen)
-        contents[capped] = in_integers(plain, form, seen)
-        contents[EXPORTED.format(capped)] = in_integers(plain, form, seen, attention=True)
+    converted = by_converter(prepared)
+    stages = {CONVERTED: converted, CAPPED: with_capped_scores(converted), SHORT: plain}
+    contents = {CONVERTER: by_converter(prepared, lambda: seen(plain))}
+    for form, told in FORMS.items():
+        for stage, content in stages.items():
+            contents[f"{told}, {stage}"] = content if form == "none" else in_integers(content, form, seen)
+        if form != "none":
+            contents[EXPORTED.format(told)] = in_integers(plain, form, seen, attention=True)
     contents |= {name: in_integers(plain, "int8", seen, more) for name, more in CHOICES.items()}
     found = {}
     for number, (name, content) in enumerate(contents.items()):

@@ -21,7 +21,9 @@ from keras_transformer.export.lite_runner import INPUT, SIGNATURE
 from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
 
-CALIBRATION_TEXTS = 200
+CALIBRATION_TEXTS, ATTENTION_TEXTS = 200, 50
+"""Of the examples: for the ranges of all dense products, and for those of the attention alone. A text takes a while."""
+
 INTEGERS = ("int8", "int16", "int4")  # those of `integer_forms.FORMS`
 INTEGER_ATTENTION = ("dynamic", "int8")
 """Forms in which a classifier's attention multiplies int8 numbers, with ranges from the examples."""
@@ -44,7 +46,10 @@ def convert(prepared: Prepared, quantize: str) -> bytes:
     signatures = {SIGNATURE: function.get_concrete_function()}
     # A model that learned its ranges learned none for the attention.
     attention = quantize in INTEGER_ATTENTION and not learned
-    return flatbuffer(model, signatures, quantize, lambda _: _calibration(prepared), learned, attention=attention)
+    texts = CALIBRATION_TEXTS if quantize in INTEGERS else ATTENTION_TEXTS
+    return flatbuffer(
+        model, signatures, quantize, lambda _: _calibration(prepared, texts), learned, attention=attention
+    )
 
 
 def require_form(model: keras.Model, quantize: str) -> None:
@@ -143,8 +148,8 @@ def _with_first_graph(content: bytes, signature: str) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def _calibration(prepared: Prepared) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    for row in prepared.token_ids[::2][:CALIBRATION_TEXTS]:  # the others prove that the ranges hold for new texts
+def _calibration(prepared: Prepared, texts: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    for row in prepared.token_ids[::2][:texts]:  # the others prove that the ranges hold for new texts
         yield SIGNATURE, {INPUT: prepared.tokenizer.pad([row], prepared.fixed_length)}
 
 

@@ -1,4 +1,4 @@
-"""One graph of a `.tflite` file, to be rewritten: who makes a tensor, who reads it, and new operators between them."""
+"""The graphs of a `.tflite` file, to be rewritten: who makes a tensor, who reads it, and new operators between them."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
 
 Code = schema.BuiltinOperator
 TYPES = {
@@ -168,6 +169,16 @@ class LiteGraph:
             codes.append(schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=min(code, 127)))
             place = len(codes) - 1
         return place
+
+
+def packed(model: Any) -> bytes:
+    """The flatbuffer of a model that was rewritten; kinds of operators that it lost aren't named in it."""
+    operators = [operator for graph in model.subgraphs for operator in graph.operators]
+    kept = sorted({operator.opcodeIndex for operator in operators})
+    model.operatorCodes = [model.operatorCodes[place] for place in kept]
+    for operator in operators:
+        operator.opcodeIndex = kept.index(operator.opcodeIndex)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def _numbered(name: bytes) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_transformer.export.lite_graph import Code, Kind, LiteGraph
+from keras_transformer.export.lite_graph import Code, Kind, LiteGraph, packed
 
 Options = schema.BuiltinOptions
 SELECT = Kind(Code.SELECT_V2, Options.SelectV2Options, schema.SelectV2OptionsT())
@@ -33,7 +33,7 @@ def with_capped_scores(flatbuffer: bytes) -> bytes:
     """
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
     found = [_rewrite(LiteGraph(model, graph)) for graph in model.subgraphs]
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)) if any(found) else flatbuffer
+    return packed(model) if any(found) else flatbuffer
 
 
 def _rewrite(graph: LiteGraph) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_transformer.export.lite_graph import Code, Kind, LiteGraph
+from keras_transformer.export.lite_graph import Code, Kind, LiteGraph, packed
 
 Options = schema.BuiltinOptions
 DIFFERENCE = Kind(Code.SUB, Options.SubOptions, schema.SubOptionsT())
@@ -42,7 +42,7 @@ def with_short_norms(flatbuffer: bytes) -> bytes:
                 _shorten(graph, norm)
                 changed = True
         graph.drop_unmade()
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)) if changed else flatbuffer
+    return packed(model) if changed else flatbuffer
 
 
 def _norm(graph: LiteGraph, square: Any) -> Norm | None:
