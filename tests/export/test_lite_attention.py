@@ -12,6 +12,8 @@ from keras_transformer.export import tflite
 from keras_transformer.export.lite_attention import attention_products, make_symmetric
 from keras_transformer.export.lite_converter import INTEGER_ATTENTION
 from keras_transformer.export.lite_operators import signature_operators
+from keras_transformer.export.lite_runner import LiteRunner
+from keras_transformer.models import TextClassifier
 
 LAYERS = 2
 FLOAT, INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
@@ -40,6 +42,33 @@ def test_xnnpack_takes_all_of_them(lite, form):
     (counted,) = signature_operators(lite(form).path)
     assert counted.taken["BATCH_MATMUL"] == counted.in_file["BATCH_MATMUL"] == 2 * LAYERS
     assert counted.taken["TRANSPOSE"] == counted.in_file["TRANSPOSE"] == 4 * LAYERS
+
+
+@pytest.mark.parametrize("form", INTEGER_ATTENTION)
+def test_the_kernels_of_a_phone_without_xnnpack_say_the_same(lite, form, examples, review_tokenizer, keras_logits):
+    runners = [LiteRunner(lite(form).path, threads=1, xnnpack=xnnpack) for xnnpack in (True, False)]
+    rows = [np.array([ids], np.int32) for ids in review_tokenizer.encode(examples[:41], 19)]
+    fast, slow = (np.concatenate([runner(row) for row in rows]) for runner in runners)
+    assert np.abs(fast - slow).max() < 0.1 * keras_logits.std()
+    assert np.mean(slow.argmax(axis=1) == keras_logits[:41].argmax(axis=1)) > 0.97
+
+
+@pytest.mark.parametrize("form", INTEGER_ATTENTION)
+def test_padding_has_no_weight_in_integers_either(lite, form):
+    runner = LiteRunner(lite(form).path, threads=1)
+    text = [5, 9, 27, 3]
+    np.testing.assert_array_equal(
+        runner(np.array([[*text, 0, 0]], np.int32)), runner(np.array([[*text, 0, 0, 0, 0]], np.int32))
+    )
+    np.testing.assert_allclose(runner(np.array([[*text, 0]], np.int32)), runner(np.array([text], np.int32)), atol=1e-5)
+
+
+@pytest.mark.parametrize("num_heads", [1, 3])
+def test_any_number_of_heads_is_exported(num_heads, review_tokenizer, parts, tmp_path):
+    """A single head is cut off by a reshape alone."""
+    model = TextClassifier(review_tokenizer.vocab_size, 3, 1, 12, num_heads, 31, max_length=23, dropout=0.0)
+    report = tflite(model, tmp_path / "heads.tflite", quantize="dynamic", min_agreement=0.5, **parts)
+    assert products(report.path) == [(INT8, INT8, 0)] * 2
 
 
 @pytest.mark.parametrize("form", ["none", "int4"])
