@@ -51,10 +51,14 @@ class LiteGraph:
         """The operators that take a tensor, in order; an output of the graph has one reader more, which isn't told."""
         return [operator for operator in self._graph.operators if tensor in operator.inputs]
 
+    def is_given(self, tensor: int) -> bool:
+        """If a tensor is an output of the graph."""
+        return tensor in self._graph.outputs
+
     def only_reader(self, tensor: int) -> Any | None:
         """The one operator that takes a tensor; None if there are others, or the graph gives it."""
         readers = self.readers(tensor)
-        return readers[0] if len(readers) == 1 and tensor not in self._graph.outputs else None
+        return readers[0] if len(readers) == 1 and not self.is_given(tensor) else None
 
     def name(self, tensor: int) -> str:
         """The name of a tensor."""

@@ -64,8 +64,9 @@ def _norm(graph: LiteGraph, square: Any) -> Norm | None:
         frozenset((x, scale.outputs[0])),
         frozenset((product.outputs[0], offset.outputs[0])),
     }
-    alone = len(graph.readers(scale.outputs[0])) == 2 and graph.only_reader(product.outputs[0]) is result
-    if parts != wanted or not alone or graph.code(product) != Code.MUL:
+    if parts != wanted or graph.code(product) != Code.MUL or graph.only_reader(product.outputs[0]) is not result:
+        return None
+    if len(graph.readers(scale.outputs[0])) != 2 or graph.is_given(scale.outputs[0]):
         return None
     root = graph.maker(scale.inputs[0])
     return Norm(square, root, scale, minus_mean, shift, offset, product, result)

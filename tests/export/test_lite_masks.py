@@ -96,6 +96,12 @@ def test_a_masked_key_has_no_weight_and_a_row_without_keys_gives_nothing(mask_le
             np.testing.assert_allclose(found[0, head, query], values[0, key, head], rtol=1e-6)
 
 
+def test_a_mask_as_large_as_the_scores_stays():
+    """A cap would save nothing."""
+    content = attention((1, HEADS, QUERIES, KEYS))
+    assert with_capped_scores(content) is content
+
+
 def test_a_file_without_masks_stays_as_it_is():
     content = plain()
     assert with_capped_scores(content) is content

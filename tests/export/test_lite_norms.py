@@ -96,6 +96,32 @@ def test_a_norm_whose_mean_is_asked_for_too_is_short_and_the_mean_stays(norm):
     np.testing.assert_allclose(found["z"], x.mean(axis=-1, keepdims=True), atol=1e-6)
 
 
+@pytest.mark.parametrize("given", ["scale", "product", "shift", "offset"])
+def test_a_norm_whose_steps_are_asked_for_stays(given):
+    """What it would compute in their place has other values."""
+    gamma, beta = (tf.constant(np.random.default_rng(seed).normal(size=WIDTH), tf.float32) for seed in (3, 4))
+
+    @tf.function(input_signature=[tf.TensorSpec((1, TOKENS, WIDTH), tf.float32, "x")], autograph=False)
+    def call(x):
+        mean = tf.reduce_mean(x, -1, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), -1, keepdims=True)
+        scale = tf.math.rsqrt(variance + EPSILON) * gamma
+        product, shift = x * scale, -mean * scale
+        offset = shift + beta
+        steps = {"scale": scale, "product": product, "shift": shift, "offset": offset}
+        return {"y": product + offset, "z": steps[given]}
+
+    module = tf.Module()
+    module.call = call
+    content = tf.lite.TFLiteConverter.from_concrete_functions([call.get_concrete_function()], module).convert()
+    x = np.random.default_rng(9).normal(size=(1, TOKENS, WIDTH)).astype("float32")
+    before, after = (
+        Interpreter(model_content=one).get_signature_runner()(x=x) for one in (content, with_short_norms(content))
+    )
+    for name in ("y", "z"):
+        np.testing.assert_allclose(after[name], before[name], atol=1e-6)
+
+
 def test_another_use_of_squared_differences_stays(tmp_path):
     @tf.function(input_signature=[tf.TensorSpec((1, TOKENS, WIDTH), tf.float32, "x")], autograph=False)
     def call(x):
