@@ -1,19 +1,19 @@
-"""Which operators of a classifier should be integers: what each choice costs in time, in error and in pieces.
+"""How a classifier's masks should be written, and which operators be integers: time, error and pieces of each way.
 
 Command: python benchmarks/integer_formulations.py           (the machine must do nothing else)
          python benchmarks/integer_formulations.py --quick   tiny, writes nothing: does it still run?
 Writes:  benchmarks/results/integer_formulations.md
 
-The classifiers of `edge_latency.py`, of random weights, at full length, batch 1, one thread. Static int8 with ranges
-from 32 texts; the product that gives the logits stays out of it but in the converter's own file. A round asks each file
-for all texts, in rotating order; the first isn't counted. A piece is a run of operators that XNNPACK takes.
+The classifiers of `edge_latency.py`, of random weights, at full length, batch 1, one thread. Ranges are from 32 texts;
+the product that gives the logits has float32 activations but in the converter's own file. A round asks each file for
+all texts, in rotating order; the first isn't counted. A piece is a run of operators that XNNPACK takes.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,19 +26,23 @@ from scheduling import command_prefix
 from keras_transformer import benchmark
 from keras_transformer.export.integer_forms import in_integers
 from keras_transformer.export.lite_converter import convert
+from keras_transformer.export.lite_masks import with_capped_scores
 from keras_transformer.export.lite_operators import signature_operators
 from keras_transformer.export.lite_runner import INPUT, SIGNATURE, LiteRunner
 from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
 
 RESULT = Path(__file__).parent / "results" / "integer_formulations.md"
-FLOAT, CONVERTER = "none: float32", "all, by TensorFlow's converter"
+CONVERTED, CAPPED, SHORT = "masks and norms as converted", "masks capped", "masks capped and norms short"
+FLOAT = f"none: float32, {SHORT}"
+FORMS = {"none": "none: float32", "dynamic": "weights alone", "int8": "dense products and tables"}
+EXPORTED = "{}, and the attention's products with keys and values symmetric: as `export` writes it"
+CONVERTER = "all, by TensorFlow's converter"
 ATTENTION = ("BATCH_MATMUL",)
 NORMS = ("ADD", "SUB", "MUL", "MEAN", "SQUARED_DIFFERENCE", "RSQRT")
 CHOICES: dict[str, tuple[str, ...]] = {
-    "dense products and tables, as `export` writes them": (),
     "and GELU": ("GELU",),
-    "and the attention's products": ATTENTION,
+    "and the attention's products, no range symmetric": ATTENTION,
     "and the attention's products and softmax": (*ATTENTION, "SOFTMAX"),
     "and what moves or adds": (*ATTENTION, "SOFTMAX", "GELU", "RESHAPE", "TRANSPOSE", "ADD"),
     "and the norms": (*ATTENTION, "SOFTMAX", "GELU", "RESHAPE", "TRANSPOSE", *NORMS),
@@ -65,12 +69,14 @@ def main() -> None:
     quick = parser.parse_args().quick
     plan = QUICK if quick else FULL
     lines = [
-        "# Which operators should be integers",
+        "# How masks should be written, and which operators be integers",
         f"Command: `{command_prefix()}python benchmarks/integer_formulations.py`",
         "Machine: " + ", ".join(f"{name} {value}" for name, value in benchmark.machine().items()),
         f"Batch 1, one thread, {plan.texts} texts of the full length, {plan.rounds} rounds, interleaved; milliseconds "
         "a text: median, and lowest and highest median of a round. Error: the largest difference of a logit from "
-        "float32, as a share of the standard deviation of the logits over the texts; weights are random.",
+        "float32, as a share of the standard deviation of the logits over the texts; weights are random. As converted, "
+        "a mask chooses between each score and a number below all; capped, it is the smaller of a score and its key's "
+        "cap. A short norm has five operators for six. What is told without these has both.",
     ]
     for title, size in plan.models.items():
         model = random_model(size)
@@ -94,7 +100,14 @@ def files(prepared: Prepared, folder: Path) -> dict[str, Path]:
         for ids in prepared.token_ids:
             yield SIGNATURE, {INPUT: np.array([ids], np.int32)}
 
-    contents = {FLOAT: plain, CONVERTER: by_converter(prepared, lambda: seen(plain))}
+    converted = by_converter(prepared)
+    stages = {CONVERTED: converted, CAPPED: with_capped_scores(converted), SHORT: plain}
+    contents = {CONVERTER: by_converter(prepared, lambda: seen(plain))}
+    for form, told in FORMS.items():
+        for stage, content in stages.items():
+            contents[f"{told}, {stage}"] = content if form == "none" else in_integers(content, form, seen)
+        if form != "none":
+            contents[EXPORTED.format(told)] = in_integers(plain, form, seen, attention=True)
     contents |= {name: in_integers(plain, "int8", seen, more) for name, more in CHOICES.items()}
     found = {}
     for number, (name, content) in enumerate(contents.items()):
@@ -103,15 +116,16 @@ def files(prepared: Prepared, folder: Path) -> dict[str, Path]:
     return found
 
 
-def by_converter(prepared: Prepared, seen: object) -> bytes:
-    """The full integer form that TensorFlow's converter makes."""
+def by_converter(prepared: Prepared, seen: Callable[[], Iterator] | None = None) -> bytes:
+    """What TensorFlow's converter makes by itself: float32, or with inputs to be seen its full integer form."""
     function = token_function(prepared.model, (1, prepared.fixed_length), limits=None)
     with tempfile.TemporaryDirectory() as folder:
         signatures = {SIGNATURE: function.get_concrete_function()}
         tf.saved_model.save(BareWeights(prepared.model), folder, signatures=signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = seen
+        if seen is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = seen
         return converter.convert()
 
 

@@ -34,7 +34,7 @@ def export(
         Quantize | None,
         typer.Option(
             "--quantize",
-            help="number format of a .tflite: dynamic has int8 weights and float32 activations, int8 and int16 have "
+            help="number format of a .tflite: dynamic has int8 weights and attention, int8 and int16 have "
             "activations of fixed ranges too, int4 has the smallest weights",
             show_default="dynamic",
         ),

@@ -1,7 +1,7 @@
 """Integer weights and activations where the kernels have them, by ai-edge-quantizer, out of a float32 flatbuffer.
 
-Only the dense products and the tables become integers. Softmax, LayerNorm, GELU and the attention's own products stay
-in float32: their integer kernels save nothing, or cost more (`benchmarks/integer_formulations.py`).
+The dense products and the tables become integers, and if asked for the attention's own products. Softmax, LayerNorm
+and GELU stay in float32: their integer kernels save nothing, or cost more (`benchmarks/integer_formulations.py`).
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from ai_edge_quantizer.recipe_manager import RecipeManager
 from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
 from keras_transformer.export.learned_ranges import DENSE, LearnedRange, learned_tensors
+from keras_transformer.export.lite_attention import AttentionProducts, attention_products, make_symmetric
 
 Calibration = Callable[[bytes], Iterator[tuple[str, dict[str, np.ndarray]]]]
 """Takes the float32 flatbuffer and gives pairs of a signature's name and inputs of it by name."""
@@ -36,8 +37,8 @@ class Bits(NamedTuple):
     activations: int | None  # None: float32, in the kernel quantised row by row
 
 
-FORMS = {"int8": Bits(8, 8), "int16": Bits(8, 16), "int4": Bits(4, None)}
-TABLE_BITS = 8
+FORMS = {"dynamic": Bits(8, None), "int8": Bits(8, 8), "int16": Bits(8, 16), "int4": Bits(4, None)}
+TABLE_BITS = ATTENTION_BITS = 8
 OLDEST_RUNTIME = b"min_runtime_version"  # an entry of the metadata
 ENDS = ("min", "max")  # the quantiser's names
 
@@ -48,6 +49,8 @@ def in_integers(
     calibration: Calibration,
     more: Sequence[str] = (),
     learned: Sequence[LearnedRange] = (),
+    *,
+    attention: bool = False,
 ) -> bytes:
     """Return the flatbuffer with its dense products and tables in one of the `FORMS`.
 
@@ -61,6 +64,7 @@ def in_integers(
         calibration: inputs like those to come, from which the ranges are taken.
         more: names of operators that become integers too, "BATCH_MATMUL" and so on; `export` takes none.
         learned: ranges that a model was trained with; they go before what the calibration finds.
+        attention: True for int8 products of queries and keys, and of weights and values, whatever the form.
 
     Raises:
         ValueError: if a product whose ranges were learned isn't in the flatbuffer.
@@ -74,10 +78,12 @@ def in_integers(
     recipe.add_static_config(".*", TFLOperationName.GATHER, TABLE_BITS, TABLE_BITS)
     for name in more:
         recipe.add_static_config(".*", TFLOperationName(name), bits.activations or TABLE_BITS, bits.weights)
+    inner = attention_products(flatbuffer) if attention else AttentionProducts({}, [])
+    for name, given in inner.operators.items():
+        recipe.add_static_config(_scope(given), TFLOperationName(name), ATTENTION_BITS, ATTENTION_BITS)
     last = last_products(flatbuffer)
     if last:
-        names = "|".join(re.escape(name) for name in last)
-        recipe.add_dynamic_config(f"^({names});?$", TFLOperationName.FULLY_CONNECTED, 8)
+        recipe.add_dynamic_config(_scope(last), TFLOperationName.FULLY_CONNECTED, 8)
     float_model = bytearray(flatbuffer)
     with _silence():
         # Not the moving averages that it takes by itself: they cut off what a few texts need.
@@ -85,11 +91,17 @@ def in_integers(
         for signature, inputs in calibration(flatbuffer):  # one by one: the state of a step may have megabytes
             seen.calibrate({signature: [inputs]}, recipe)
         ranges = seen.get_model_qsvs()
+        make_symmetric(ranges, inner.right)
         for name, ends in learned_tensors(flatbuffer, learned).items():
             if name in ranges:  # not what the last product reads and gives: they stay float32
                 ranges[name] |= {end: np.full_like(ranges[name][end], at) for end, at in zip(ENDS, ends, strict=True)}
         made = Quantizer(float_model, recipe.get_quantization_recipe()).quantize(ranges)
     return _tidied(made.quantized_model)
+
+
+def _scope(given: Sequence[str]) -> str:
+    """The quantiser's expression for the operators that give these tensors."""
+    return f"^({'|'.join(re.escape(name) for name in given)});?$"
 
 
 def _tidied(flatbuffer: bytes) -> bytes:

@@ -14,12 +14,19 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from keras_transformer.checks import UserError
 from keras_transformer.compression.quantization import dense_ranges, plain, trained_form
 from keras_transformer.export.learned_ranges import LearnedRange
+from keras_transformer.export.lite_attention import attention_products
+from keras_transformer.export.lite_masks import with_capped_scores
+from keras_transformer.export.lite_norms import with_short_norms
 from keras_transformer.export.lite_runner import INPUT, SIGNATURE
 from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
 
-CALIBRATION_TEXTS = 200
+CALIBRATION_TEXTS, ATTENTION_TEXTS = 200, 50
+"""Of the examples: for the ranges of all dense products, and for those of the attention alone. A text takes a while."""
+
 INTEGERS = ("int8", "int16", "int4")  # those of `integer_forms.FORMS`
+INTEGER_ATTENTION = ("dynamic", "int8")
+"""Forms in which a classifier's attention multiplies int8 numbers, with ranges from the examples."""
 
 Calibration = Callable[[bytes], Iterator[tuple[str, dict[str, np.ndarray]]]]
 """Takes the float32 flatbuffer and gives pairs of a signature's name and inputs of it by name."""
@@ -37,7 +44,12 @@ def convert(prepared: Prepared, quantize: str) -> bytes:
     model, learned = without_rounding(prepared.model)
     function = token_function(model, (1, prepared.fixed_length), limits=None)
     signatures = {SIGNATURE: function.get_concrete_function()}
-    return flatbuffer(model, signatures, quantize, lambda _: _calibration(prepared), learned)
+    # A model that learned its ranges learned none for the attention.
+    attention = quantize in INTEGER_ATTENTION and not learned
+    texts = CALIBRATION_TEXTS if quantize in INTEGERS else ATTENTION_TEXTS
+    return flatbuffer(
+        model, signatures, quantize, lambda _: _calibration(prepared, texts), learned, attention=attention
+    )
 
 
 def require_form(model: keras.Model, quantize: str) -> None:
@@ -74,6 +86,8 @@ def flatbuffer(
     quantize: str,
     calibration: Calibration,
     learned: Sequence[LearnedRange] = (),
+    *,
+    attention: bool = False,
 ) -> bytes:
     """Return the flatbuffer with these signatures, concrete functions that read the model's weights.
 
@@ -85,10 +99,25 @@ def flatbuffer(
         calibration: what gives the inputs of a signature, one row at a time, out of the float32 flatbuffer; for those
             of `integer_forms.FORMS`.
         learned: ranges that the model was trained with, for those too.
+        attention: True for int8 products in self-attention, where the model has such; for that the calibration is
+            asked in whatever form.
 
     Raises:
         UserError: if a signature has an operator that LiteRT lacks.
     """
+    if quantize not in INTEGERS and not attention:
+        return _converted(model, signatures, quantize)
+    exact = _converted(model, signatures, "none")
+    attention = attention and bool(attention_products(exact).operators)
+    if quantize not in INTEGERS and not attention:  # the converter knows more kinds of products
+        return _converted(model, signatures, quantize)
+    from keras_transformer.export.integer_forms import in_integers  # slow to import, and of no use to the others
+
+    return in_integers(exact, quantize, calibration, learned=learned, attention=attention)
+
+
+def _converted(model: keras.Model, signatures: Mapping[str, Any], quantize: str) -> bytes:
+    """The flatbuffer as TensorFlow's converter makes it, with masks and norms as XNNPACK has them fast."""
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(BareWeights(model), folder, signatures=dict(signatures))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
@@ -103,12 +132,7 @@ def flatbuffer(
                 f"model {model.name!r} can't become a .tflite file: {_missing_operators(error)}. "
                 "Write that part of the model with operators that LiteRT has."
             ) from error
-    made = _with_first_graph(made, next(iter(signatures)))
-    if quantize not in INTEGERS:
-        return made
-    from keras_transformer.export.integer_forms import in_integers  # slow to import, and of no use to the others
-
-    return in_integers(made, quantize, calibration, learned=learned)
+    return with_short_norms(with_capped_scores(_with_first_graph(made, next(iter(signatures)))))
 
 
 def _with_first_graph(content: bytes, signature: str) -> bytes:
@@ -124,8 +148,8 @@ def _with_first_graph(content: bytes, signature: str) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def _calibration(prepared: Prepared) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    for row in prepared.token_ids[::2][:CALIBRATION_TEXTS]:  # the others prove that the ranges hold for new texts
+def _calibration(prepared: Prepared, texts: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    for row in prepared.token_ids[::2][:texts]:  # the others prove that the ranges hold for new texts
         yield SIGNATURE, {INPUT: prepared.tokenizer.pad([row], prepared.fixed_length)}
 
 

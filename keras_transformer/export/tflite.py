@@ -39,8 +39,8 @@ FIXES = {
     "none": "Check that padding (id 0) can't change the model's answer, or pass a larger tolerance.",
     "float16": "Try quantize='none', or pass a larger tolerance.",
     "dynamic": "Try quantize='float16', or pass a lower min_agreement.",
-    "int8": "Try quantize='dynamic', which leaves activations in float32, or pass a lower min_agreement.",
-    "int16": "Try quantize='dynamic', which leaves activations in float32, or pass a lower min_agreement.",
+    "int8": "Try quantize='dynamic', which fixes ranges for attention alone, or pass a lower min_agreement.",
+    "int16": "Try quantize='dynamic', which fixes ranges for attention alone, or pass a lower min_agreement.",
     "int4": "Try quantize='dynamic', whose weights have 8 bits, or pass a lower min_agreement.",
 }
 
@@ -74,10 +74,10 @@ def tflite(
         max_length: texts are cut to so many word pieces.
         examples: texts with which the file is compared; from every second one the integer forms take their ranges.
         quantize: "none": float32. "float16": weights in half the bytes, computed in float32. "dynamic": int8 weights,
-            float32 activations. "int8": int8 weights, and int8 activations around the dense products, whose ranges are
-            fixed here; softmax, norms and the attention's own products stay in float32. "int16": the same with int16
-            activations, which take 30 times as long on a processor, and more. "int4": int4 weights, int8 tables,
-            float32 activations.
+            float32 activations, and int8 products in self-attention, whose ranges are fixed here. "int8": as "dynamic",
+            and int8 activations around the dense products, in ranges fixed here too; softmax and norms stay in float32.
+            "int16": the same with int16 activations and float32 attention, which takes 30 times as long on a processor,
+            and more. "int4": int4 weights, int8 tables, float32 activations.
         tolerance: largest difference in a logit that is let through; None = 1e-4 for "none", 1e-2 for "float16", and
             no limit for the integer forms.
         min_agreement: share of examples that must keep their best label in the integer forms.

@@ -17,7 +17,7 @@ FORMAT_NAMES = {
     "saved_model": "SavedModel",
     "tflite_float32": "TFLite float32",
     "tflite_float16": "TFLite float16",
-    "tflite_int8": "TFLite int8",  # int8 weights, float32 activations
+    "tflite_int8": "TFLite int8",  # int8 weights, float32 activations but in attention
     "tflite_static_int8": "TFLite static int8",
     "tflite_int16": "TFLite int16 activations",
     "tflite_int4": "TFLite int4 weights",

@@ -10,7 +10,7 @@ from two_products import dense_inputs, plain, seen
 
 from keras_transformer.export.integer_forms import FORMS, in_integers, last_products
 
-ACTIVATIONS = {"int8": np.int8, "int16": np.int16, "int4": np.float32}
+ACTIVATIONS = {"dynamic": np.float32, "int8": np.int8, "int16": np.int16, "int4": np.float32}
 
 
 @pytest.fixture(scope="module")

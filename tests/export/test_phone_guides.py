@@ -224,11 +224,12 @@ def test_the_archive_is_found_as_the_guides_find_it(lite):
     assert struct.unpack("<I", content[first : first + 4]) == (0x04034B50,)  # where a stream of entries begins
 
 
-def test_the_oldest_runtime_is_as_the_guide_says(lite):
+def test_the_oldest_runtime_is_as_the_guide_says(lite, lite_writer):
     told = dict(re.findall(r"^\| `(\w+)` \| (\d+\.\d+\.\d+) \|", guide("phones"), re.M))
     assert set(told) == {"none", "float16", "dynamic"}
-    for quantize in ("none", "dynamic"):
-        assert oldest_runtime(lite(quantize).path) == told[quantize]
+    assert oldest_runtime(lite("none").path) == told["none"]
+    assert oldest_runtime(lite_writer("language-model", "dynamic").path) == told["dynamic"]
+    assert oldest_runtime(lite("dynamic").path) is None
 
 
 def oldest_runtime(path):

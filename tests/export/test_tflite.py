@@ -109,7 +109,7 @@ def test_smaller_numbers_make_smaller_files(lite, review_model):
     weights = 4 * review_model.count_params()
     assert lite("none").bytes > weights
     assert lite("float16").bytes < lite("none").bytes - 0.4 * weights
-    assert lite("dynamic").bytes < lite("none").bytes - 0.6 * weights
+    assert lite("dynamic").bytes < lite("none").bytes - 0.59 * weights  # there are also ranges in it
     # A quarter of the weights' bytes again, and the ranges of all activations, which count in so small a model.
     assert lite("int8").bytes < lite("none").bytes - 0.5 * weights
 
@@ -155,7 +155,7 @@ def test_padding_does_not_change_an_answer(lite, review_tokenizer, examples):
         ("none", {"tolerance": -1.0}, r"differ .* \(limit -1e\+00\).* or pass a larger tolerance"),
         ("float16", {"tolerance": -1.0}, "Try quantize='none', or pass a larger tolerance"),
         ("dynamic", {"min_agreement": 1.01}, r"\(limit 101.0%\).* Try quantize='float16', or pass a lower min_agr"),
-        ("int8", {"min_agreement": 1.01}, "Try quantize='dynamic', which leaves activations in float32"),
+        ("int8", {"min_agreement": 1.01}, "Try quantize='dynamic', which fixes ranges for attention alone"),
         ("dynamic", {"tolerance": -1.0}, "Try quantize='float16', or pass"),
     ],
 )

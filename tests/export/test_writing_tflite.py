@@ -24,8 +24,20 @@ HERE = Path(__file__).parent
 TASKS = ["translate", "language-model"]
 OPERATORS = {
     *("ADD", "BATCH_MATMUL", "BROADCAST_TO", "CAST", "CONCATENATION", "COS", "CUMSUM", "DEQUANTIZE", "EQUAL"),
-    *("EXPAND_DIMS", "FILL", "FULLY_CONNECTED", "GATHER", "GELU", "GREATER_EQUAL", "LESS", "MAXIMUM", "MEAN", "MUL"),
     *(
+        "EXPAND_DIMS",
+        "FILL",
+        "FULLY_CONNECTED",
+        "GATHER",
+        "GELU",
+        "GREATER_EQUAL",
+        "LESS",
+        "MAXIMUM",
+        "MEAN",
+        "MINIMUM",
+    ),
+    *(
+        "MUL",
         "NEG",
         "NOT_EQUAL",
         "PACK",
