@@ -33,6 +33,7 @@ class LiteGraph:
 
     def __init__(self, model: Any, graph: Any) -> None:
         self._model, self._graph = model, graph
+        self._added: dict[tuple[str, bytes], int] = {}
 
     def of_code(self, code: int) -> list[Any]:
         """The operators of one kind, in order."""
@@ -86,16 +87,15 @@ class LiteGraph:
         return None if data is None else tuple(np.frombuffer(np.asarray(data, np.uint8).tobytes(), np.int32).tolist())
 
     def add_constant(self, name: str, values: np.ndarray) -> int:
-        """A new constant, float32 or int32."""
+        """A constant, float32 or int32; one of this name and these values that was added before is taken again."""
+        known = self._added.get((name, values.tobytes()))
+        if known is not None:
+            return known
         self._model.buffers.append(schema.BufferT(data=np.frombuffer(values.tobytes(), np.uint8)))
-        return self._add(
-            schema.TensorT(
-                shape=list(values.shape),
-                type=TYPES[values.dtype],
-                buffer=len(self._model.buffers) - 1,
-                name=name.encode(),
-            )
-        )
+        buffer = len(self._model.buffers) - 1
+        tensor = schema.TensorT(shape=list(values.shape), type=TYPES[values.dtype], buffer=buffer, name=name.encode())
+        self._added[name, values.tobytes()] = place = self._add(tensor)
+        return place
 
     def add_operator(self, kind: Kind, inputs: Sequence[int], name: str, lengths: Sequence[int], *, before: Any) -> int:
         """A new operator in front of another; returns the float32 tensor that it gives.
