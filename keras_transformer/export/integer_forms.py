@@ -21,6 +21,7 @@ from ai_edge_quantizer.recipe_manager import RecipeManager
 from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
 from keras_transformer.export.learned_ranges import DENSE, LearnedRange, learned_tensors
+from keras_transformer.export.lite_tables import with_shared_tables
 
 Calibration = Callable[[bytes], Iterator[tuple[str, dict[str, np.ndarray]]]]
 """Takes the float32 flatbuffer and gives pairs of a signature's name and inputs of it by name."""
@@ -53,7 +54,8 @@ def in_integers(
 
     Weights are symmetric, a scale an output channel; a table has one scale, and its rows leave it as float32. The last
     product before the outputs has int8 weights and float32 activations in each form: nothing evens its errors out, and
-    ranges seen on a few texts would cut off the logits of others.
+    ranges seen on a few texts would cut off the logits of others. A table that is those weights too, as that of tied
+    embeddings, has their scales and lies in the flatbuffer once.
 
     Args:
         flatbuffer: float32.
@@ -89,7 +91,7 @@ def in_integers(
             if name in ranges:  # not what the last product reads and gives: they stay float32
                 ranges[name] |= {end: np.full_like(ranges[name][end], at) for end, at in zip(ENDS, ends, strict=True)}
         made = Quantizer(float_model, recipe.get_quantization_recipe()).quantize(ranges)
-    return _tidied(made.quantized_model)
+    return with_shared_tables(_tidied(made.quantized_model))
 
 
 def _tidied(flatbuffer: bytes) -> bytes:

@@ -15,6 +15,7 @@ from keras_transformer.checks import UserError
 from keras_transformer.compression.quantization import dense_ranges, plain, trained_form
 from keras_transformer.export.learned_ranges import LearnedRange
 from keras_transformer.export.lite_runner import INPUT, SIGNATURE
+from keras_transformer.export.lite_tables import with_shared_tables
 from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
 
@@ -105,7 +106,7 @@ def flatbuffer(
             ) from error
     made = _with_first_graph(made, next(iter(signatures)))
     if quantize not in INTEGERS:
-        return made
+        return with_shared_tables(made) if quantize == "dynamic" else made
     from keras_transformer.export.integer_forms import in_integers  # slow to import, and of no use to the others
 
     return in_integers(made, quantize, calibration, learned=learned)
