@@ -85,13 +85,13 @@ class _Graph:
         return bool(lookups)
 
     def _lookup(self, operator: Any) -> _Lookup | None:
-        """That of a DEQUANTIZE which alone reads a GATHER's rows, if they can come out of weights."""
+        """That of a DEQUANTIZE of a GATHER's rows, if nothing else reads them and they can come out of weights."""
         if self._code(operator) != DEQUANTIZE:
             return None
         rows = operator.inputs[0]
         makers = [one for one in self.graph.operators if rows in one.outputs and self._code(one) == GATHER]
-        readers = [one for one in self.graph.operators if rows in one.inputs]
-        if len(makers) != 1 or len(readers) != 1 or rows in self.graph.outputs or makers[0].builtinOptions.axis:
+        readers = {self._code(one) for one in self.graph.operators if rows in one.inputs}
+        if len(makers) != 1 or readers != {DEQUANTIZE} or rows in self.graph.outputs or makers[0].builtinOptions.axis:
             return None
         weights = self._weights_like(makers[0].inputs[0])
         return None if weights is None else _Lookup(makers[0], operator, weights)

@@ -80,11 +80,11 @@ def table():
 @pytest.fixture(scope="module")
 def integers(table):
     """A function: number format -> the flatbuffer, in it, of a table that is looked up and multiplied by."""
-    made = {"none": tied(table, table), "dynamic": with_shared_tables(tied(table, table, dynamic=True))}
-    return (made | {form: in_integers(made["none"], form, calibration) for form in FORMS}).get
+    plain = tied(table, table)
+    return ({"none": plain} | {form: in_integers(plain, form, calibration) for form in FORMS}).get
 
 
-@pytest.mark.parametrize("form", ["dynamic", *FORMS])
+@pytest.mark.parametrize("form", FORMS)
 @IDS
 def test_rows_come_rounded_by_a_scale_of_their_own(integers, table, form, ids):
     scale = np.abs(table).max(axis=1, keepdims=True) / 127
@@ -96,11 +96,11 @@ def test_rows_come_rounded_by_a_scale_of_their_own(integers, table, form, ids):
     assert (np.abs(found["logits"][0] - logits).max(axis=1) < 0.03 * np.abs(logits).max(axis=1)).all()
 
 
-@pytest.mark.parametrize("form", ["dynamic", *FORMS])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_table_that_is_looked_up_and_multiplied_by_lies_in_a_file_once(integers, form):
     buffers = {buffer for buffer, _ in tables(integers(form), (VOCABULARY, WIDTH))}
     assert len(buffers) == 1
-    assert operators(integers(form))[0]["GATHER"] == 4  # twice rows, and their scales
+    assert operators(integers(form))[0]["GATHER"] >= 4  # twice rows, and their scales for each use of them
 
 
 def test_the_numbers_of_the_rows_alone_make_two_tables_one(table):
