@@ -4,11 +4,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from keras_transformer.benchmark.this_machine import peak_memory_bytes, stay_on_cores
 from keras_transformer.benchmark.timing import Latency, milliseconds
 from keras_transformer.checks import UserError
+from keras_transformer.generation.writer import GREEDY, Decoding
 from keras_transformer.places import BUNDLE, TFLITE, Place, find
 from keras_transformer.tasks import CLASSIFY
 
@@ -31,10 +33,18 @@ def main() -> None:
 
 
 def _measured(
-    paths: dict[str, str], texts: list[str], rounds: int, warmup: int, threads: int, xnnpack: bool, operators: bool
+    paths: dict[str, str],
+    texts: list[str],
+    rounds: int,
+    warmup: int,
+    threads: int,
+    xnnpack: bool,
+    operators: bool,
+    decoding: dict[str, Any],
 ) -> dict[str, Any]:
-    places = {name: find(path) for name, path in paths.items()}
+    places, how = {name: find(path) for name, path in paths.items()}, Decoding(**decoding)
     _require_one_task(places)
+    _require_words(places, how)
     if operators:
         _require_tflite(places)
     answers: dict[str, Answer] = {}
@@ -43,7 +53,7 @@ def _measured(
         if place.task == CLASSIFY:
             answers[name] = _classifier(paths[name], threads, xnnpack)
         else:
-            answers[name], tokens[name] = _writer(paths[name], threads, xnnpack, texts)
+            answers[name], tokens[name] = _writer(paths[name], threads, xnnpack, texts, how)
     timed = milliseconds(answers, texts, rounds, warmup)
     memory = peak_memory_bytes()
     return {
@@ -61,11 +71,14 @@ def _classifier(path: str, threads: int, xnnpack: bool) -> Answer:
     return serving.load_classifier(path, threads, xnnpack=xnnpack).predict
 
 
-def _writer(path: str, threads: int, xnnpack: bool, texts: Sequence[str]) -> tuple[Answer, list[int]]:
+def _writer(
+    path: str, threads: int, xnnpack: bool, texts: Sequence[str], decoding: Decoding
+) -> tuple[Answer, list[int]]:
     from keras_transformer import generation
 
     writer = generation.load(path, threads=threads, xnnpack=xnnpack)
-    return writer.write, [len(writer.new_token_ids([text])[0]) for text in texts]
+    counts = [len(writer.new_token_ids([text], decoding)[0]) for text in texts]
+    return partial(writer.write, decoding=decoding), counts
 
 
 def _per_token(spent: Sequence[float], tokens: Sequence[int]) -> list[float]:
@@ -97,6 +110,15 @@ def _require_one_task(places: Mapping[str, Place]) -> None:
                 f"{name} was trained for {first.task!r} and {other} for {place.task!r}: what they answer with can't be "
                 "compared. Benchmark the models of one task at a time."
             )
+
+
+def _require_words(places: Mapping[str, Place], decoding: Decoding) -> None:
+    (name, first), *_ = places.items()
+    if first.task == CLASSIFY and decoding != GREEDY:
+        raise UserError(
+            f"{name} finds labels and chooses no words. Leave out --temperature, --top-p, --top-k and --seed, or give "
+            "what writes texts."
+        )
 
 
 def _require_tflite(places: Mapping[str, Place]) -> None:

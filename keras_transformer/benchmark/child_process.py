@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from keras_transformer.benchmark.timing import Latency
 from keras_transformer.checks import UserError, positive_integer
 from keras_transformer.export.lite_operators import SignatureOperators
 from keras_transformer.files import ended_by_signal
+from keras_transformer.generation.writer import GREEDY, Decoding
 
 NUMBERS_OF_THREADS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
@@ -49,6 +51,7 @@ def run_child(
     warmup: int,
     runtime: Runtime,
     operators: bool = False,
+    decoding: Decoding = GREEDY,
 ) -> ChildReport:
     """Measure models on disk in a child process.
 
@@ -59,6 +62,7 @@ def run_child(
         warmup: rounds before, which aren't counted.
         runtime: how the models are run.
         operators: True to list the operators of `.tflite` files, after all else was measured.
+        decoding: how what writes texts chooses its words.
 
     Raises:
         UserError: if a path can't be loaded, a text can't be answered, or there are fewer cores than threads.
@@ -71,6 +75,7 @@ def run_child(
         "rounds": rounds,
         "warmup": warmup,
         "operators": operators,
+        "decoding": asdict(decoding),
         **runtime._asdict(),
     }
     done = subprocess.run(

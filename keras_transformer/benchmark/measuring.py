@@ -8,6 +8,7 @@ from keras_transformer.benchmark.child_process import ONE_THREAD, Runtime, run_c
 from keras_transformer.benchmark.sample_texts import SAMPLE_TEXTS
 from keras_transformer.benchmark.timing import Latency
 from keras_transformer.export.lite_operators import SignatureOperators
+from keras_transformer.generation.writer import GREEDY, Decoding
 
 
 class Measurement(NamedTuple):
@@ -52,6 +53,7 @@ def measure(
     warmup: int = 1,
     runtime: Runtime = ONE_THREAD,
     operators: bool = False,
+    decoding: Decoding = GREEDY,
 ) -> list[Measurement]:
     """Latency of all paths together, interleaved; memory of each in a process of its own; size and parameters.
 
@@ -62,16 +64,17 @@ def measure(
         warmup: rounds before, which aren't counted.
         runtime: number of threads, and whether `.tflite` files get XNNPACK.
         operators: True to list the operators of `.tflite` files too.
+        decoding: how what writes texts chooses its words; one that draws writes the same words in each round.
 
     Raises:
-        UserError: if a path can't be loaded, a text can't be answered, the models are of several tasks, there are
-            fewer cores than threads, or what is asked for needs a `.tflite` file and there is none.
+        UserError: if a path can't be loaded, a text can't be answered, the models are of several tasks or choose no
+            words so, there are fewer cores than threads, or what is asked for needs a `.tflite` file and there is none.
     """
     named = {str(path): path for path in paths}
-    together = run_child(named, texts, rounds, warmup, runtime, operators)
+    together = run_child(named, texts, rounds, warmup, runtime, operators, decoding)
     measurements = []
     for name, path in named.items():
-        alone = together if len(named) == 1 else run_child({name: path}, texts, 1, 0, runtime)
+        alone = together if len(named) == 1 else run_child({name: path}, texts, 1, 0, runtime, decoding=decoding)
         measurements.append(
             Measurement(
                 path=name,

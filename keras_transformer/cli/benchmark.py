@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_transformer.cli.options import AsJson, Quiet, SomeDataFile
+from keras_transformer.cli.options import AsJson, Quiet, Seed, SomeDataFile, Temperature, TopK, TopP
 from keras_transformer.cli.output import print_json, results, working
 
 if TYPE_CHECKING:
@@ -42,34 +42,47 @@ def benchmark(
     operators: Annotated[
         bool, typer.Option("--operators", help="list the operators of .tflite files, and which of them XNNPACK takes")
     ] = False,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure latency (batch 1, tokenising included), memory, bytes and parameters.
 
-    Of what writes texts: the time of a whole text, written greedily, and of each new token in it, where the time for
-    reading the text is shared out among them.
+    Of what writes texts: the time of a whole text, and of each new token in it, where the time for reading the text is
+    shared out among them. The likeliest piece is taken each time, or one is drawn as in `generate`, with the same seed
+    for each text and round.
 
     The texts are the first 200 of --data, or twenty short film reviews that come with the program.
     """
     with working(quiet):
         from keras_transformer import benchmark as benchmarks
         from keras_transformer.export.lite_trial import tried
+        from keras_transformer.generation import Decoding
 
+        decoding = Decoding(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
         for path in paths:
             with tried(path):
                 pass
         texts = _texts(paths[0], data, text_column) if data else benchmarks.SAMPLE_TEXTS
         runtime = benchmarks.Runtime(threads, xnnpack)
-        measured = benchmarks.measure(paths, texts, rounds=rounds, runtime=runtime, operators=operators)
+        measured = benchmarks.measure(
+            paths, texts, rounds=rounds, runtime=runtime, operators=operators, decoding=decoding
+        )
         machine = benchmarks.machine()
     if as_json:
-        how = {"texts": len(texts), "rounds": rounds, **runtime._asdict(), "machine": machine}
+        drawn = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed} if decoding.draws else {}
+        how = {"texts": len(texts), "rounds": rounds, **runtime._asdict(), **drawn, "machine": machine}
         print_json({"models": [_as_json(one) for one in measured], **how})
         return
     how_many = "one thread" if threads == 1 else f"{threads} threads"
     without = "" if xnnpack else " without XNNPACK"
-    _print_table(measured, f"{len(texts)} texts, {rounds} rounds, batch 1, {how_many}{without} of {machine['cpu']}")
+    drawn_so = ", drawn" if decoding.draws else ""
+    _print_table(
+        measured, f"{len(texts)} texts{drawn_so}, {rounds} rounds, batch 1, {how_many}{without} of {machine['cpu']}"
+    )
     for one in measured:
         for signature in one.operators or []:
             _print_operators(one.path, signature)

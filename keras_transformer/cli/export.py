@@ -39,6 +39,15 @@ def export(
             show_default="dynamic",
         ),
     ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            "--max-length",
+            min=3,
+            help="word pieces that there is room for; fewer than the model was trained on take less time and memory",
+            show_default="what the model was trained on",
+        ),
+    ] = None,
     data: SomeDataFile = None,
     text_column: TextColumn = "text",
     as_json: AsJson = False,
@@ -48,6 +57,9 @@ def export(
 
     Beside a SavedModel lie SERVING.md, with the commands of TensorFlow Serving for this model, and its settings.
 
+    Longer texts than --max-length are cut. What writes texts has so much room for a source and for its translation, or
+    for a text and its continuation together, and each token costs the whole room.
+
     It is compared on texts of --data, or on those that the run folder keeps for that; what writes texts on 64 of them,
     token by token.
     """
@@ -55,13 +67,15 @@ def export(
     with working(quiet):
         from keras_transformer import bundle
         from keras_transformer.data.text import read_table
+        from keras_transformer.export.requirements import length_of
 
         info = bundle.read(folder)
+        length = length_of(max_length, info.manifest.max_length)
         examples = read_table(data, text_column, None).texts[: bundle.MOST_EXAMPLES] if data else info.examples
         if not examples:
             raise UserError(f"{folder}: keeps no texts to prove an export with. Give some with --data FILE.")
         write = _write_classifier if info.manifest.task == CLASSIFY else _write_writer
-        report = write(bundle.load(folder), out, form, quantize or "dynamic", examples)
+        report = write(bundle.load(folder), out, form, quantize or "dynamic", length, examples)
     if as_json:
         print_json(asdict(report))
     else:
@@ -85,36 +99,32 @@ def _how_many(texts: int, form: str) -> str:
 
 
 def _write_classifier(
-    loaded: "Bundle", out: Path, form: Format, quantize: Quantize, examples: list[str]
+    loaded: "Bundle", out: Path, form: Format, quantize: Quantize, max_length: int, examples: list[str]
 ) -> "ExportReport":
     from keras_transformer import export as exports
     from keras_transformer.data.saved_tokenizers import word_pieces
 
-    tokenizer = word_pieces(loaded.tokenizer, loaded.folder)
-    labels, max_length = loaded.labels, loaded.manifest.max_length
+    parts: dict[str, Any] = {
+        "tokenizer": word_pieces(loaded.tokenizer, loaded.folder),
+        "labels": loaded.labels,
+        "max_length": max_length,
+        "examples": examples,
+    }
     if form == "saved_model":
-        return exports.saved_model(
-            loaded.model, out, tokenizer=tokenizer, labels=labels, max_length=max_length, examples=examples
-        )
-    return exports.tflite(
-        loaded.model,
-        out,
-        tokenizer=tokenizer,
-        labels=labels,
-        max_length=max_length,
-        examples=examples,
-        quantize=quantize,
-    )
+        return exports.saved_model(loaded.model, out, **parts)
+    return exports.tflite(loaded.model, out, quantize=quantize, **parts)
 
 
-def _write_writer(loaded: "Bundle", out: Path, form: Format, quantize: Quantize, examples: list[str]) -> "ExportReport":
+def _write_writer(
+    loaded: "Bundle", out: Path, form: Format, quantize: Quantize, max_length: int, examples: list[str]
+) -> "ExportReport":
     from keras_transformer import export as exports
     from keras_transformer.data.saved_tokenizers import reversible_pieces
 
     parts: dict[str, Any] = {
         "tokenizer": reversible_pieces(loaded.tokenizer, loaded.folder),
         "task": loaded.manifest.task,
-        "max_length": loaded.manifest.max_length,
+        "max_length": max_length,
         "examples": examples,
     }
     if form == "saved_model":

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from keras_transformer.cli.lines import in_calls, print_answers, read_all, read_texts
-from keras_transformer.cli.options import AsJson, ModelPath, Quiet, Seed
+from keras_transformer.cli.options import AsJson, ModelPath, Quiet, Seed, Temperature, TopK, TopP
 from keras_transformer.cli.output import as_field, print_json, working
 
 
@@ -19,17 +19,9 @@ def generate(
         int | None,
         typer.Option("--beam", min=1, help="look for the likeliest text with so many beginnings", show_default="1"),
     ] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option("--temperature", help="draw; below 1 likelier, above 1 more varied", show_default="don't draw"),
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option("--top-p", help="draw from the likeliest pieces that have this share, 0 to 1", show_default="all"),
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", min=1, help="draw from so many likeliest pieces", show_default="all")
-    ] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(

@@ -43,6 +43,17 @@ SourceColumn = Annotated[str, typer.Option("--source-column", help="column of th
 TargetColumn = Annotated[str, typer.Option("--target-column", help="column of their translations")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="show no progress")]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", help="draw; below 1 likelier, above 1 more varied", show_default="don't draw"),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", help="draw from the likeliest pieces that have this share, 0 to 1", show_default="all"),
+]
+TopK = Annotated[
+    int | None, typer.Option("--top-k", min=1, help="draw from so many likeliest pieces", show_default="all")
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="seed of all that is random")]
 
 RunFolder = Annotated[Path, typer.Option("--out", help="run folder to write", file_okay=False, show_default=False)]

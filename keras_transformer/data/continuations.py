@@ -22,6 +22,11 @@ def new_tokens(max_length: int, asked: int | None) -> int:
     Raises:
         UserError: if so many leave no room for one to start from.
     """
+    if max_length < 2:
+        raise UserError(
+            f"the model has room for {max_length} word piece, which the one that it starts from takes. "
+            "Train it with --max-length 3 or more."
+        )
     most = asked or max(1, max_length // 2)
     if most >= max_length:
         raise UserError(

@@ -22,6 +22,7 @@ from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
 from keras_transformer.export.learned_ranges import DENSE, LearnedRange, learned_tensors
 from keras_transformer.export.lite_attention import AttentionProducts, attention_products, make_symmetric
+from keras_transformer.export.lite_tables import with_shared_tables
 
 Calibration = Callable[[bytes], Iterator[tuple[str, dict[str, np.ndarray]]]]
 """Takes the float32 flatbuffer and gives pairs of a signature's name and inputs of it by name."""
@@ -56,7 +57,8 @@ def in_integers(
 
     Weights are symmetric, a scale an output channel; a table has one scale, and its rows leave it as float32. The last
     product before the outputs has int8 weights and float32 activations in each form: nothing evens its errors out, and
-    ranges seen on a few texts would cut off the logits of others. So have both factors of one with a low rank.
+    ranges seen on a few texts would cut off the logits of others. So have both factors of one with a low rank. A table
+    that is those weights too, as that of tied embeddings, has their scales and lies in the flatbuffer once.
 
     Args:
         flatbuffer: float32.
@@ -96,7 +98,7 @@ def in_integers(
             if name in ranges:  # not what the last product reads and gives: they stay float32
                 ranges[name] |= {end: np.full_like(ranges[name][end], at) for end, at in zip(ENDS, ends, strict=True)}
         made = Quantizer(float_model, recipe.get_quantization_recipe()).quantize(ranges)
-    return _tidied(made.quantized_model)
+    return with_shared_tables(_tidied(made.quantized_model))
 
 
 def _scope(given: Sequence[str]) -> str:

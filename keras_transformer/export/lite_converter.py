@@ -18,6 +18,7 @@ from keras_transformer.export.lite_attention import attention_products
 from keras_transformer.export.lite_masks import with_capped_scores
 from keras_transformer.export.lite_norms import with_short_norms
 from keras_transformer.export.lite_runner import INPUT, SIGNATURE
+from keras_transformer.export.lite_tables import with_shared_tables
 from keras_transformer.export.preparation import Prepared
 from keras_transformer.export.signatures import BareWeights, token_function
 
@@ -132,7 +133,8 @@ def _converted(model: keras.Model, signatures: Mapping[str, Any], quantize: str)
                 f"model {model.name!r} can't become a .tflite file: {_missing_operators(error)}. "
                 "Write that part of the model with operators that LiteRT has."
             ) from error
-    return with_short_norms(with_capped_scores(_with_first_graph(made, next(iter(signatures)))))
+    made = with_short_norms(with_capped_scores(_with_first_graph(made, next(iter(signatures)))))
+    return with_shared_tables(made) if quantize == "dynamic" else made
 
 
 def _with_first_graph(content: bytes, signature: str) -> bytes:

@@ -46,6 +46,20 @@ def limits(model: "keras.Model", tokenizer: "WordPiece | ReversibleTokenizer", m
     return Limits(vocab_size, longest, tokenizer.asked_id)
 
 
+def length_of(asked: int | None, trained: int) -> int:
+    """Return the `max_length` of an export: what the model was trained on, or fewer word pieces if so asked.
+
+    Raises:
+        UserError: if more are asked for.
+    """
+    if asked is not None and asked > trained:
+        raise UserError(
+            f"--max-length {asked}: the model was trained on texts of up to {trained} word pieces, and an export has "
+            f"room for no more. Use {trained} or less, or leave it out."
+        )
+    return asked or trained
+
+
 def check_texts(labels: Sequence[str], examples: Sequence[str]) -> None:
     """Raise ValueError for labels that aren't distinct texts, or examples that prove nothing."""
     if len(labels) < 2 or len(set(labels)) < len(labels) or not all(isinstance(label, str) for label in labels):

@@ -24,6 +24,7 @@ from keras_transformer.tasks import LANGUAGE_MODEL, TRANSLATE
 MOST_TEXTS = 64  # that an export is proved with: each has many tokens
 MOST_TOKENS = 64  # of each
 BATCH_SIZE = 32
+LEAST_ROOM = 2  # a step is fed a token that has a place before it
 ALPHA = 0.6  # of the length penalty by which a search ranks
 
 Inputs = dict[str, np.ndarray]
@@ -192,7 +193,7 @@ def prepare_writing(
     """Check that model, tokenizer and examples belong together, and let the model write on the examples.
 
     Raises:
-        UserError: for a tokenizer whose ids can't become a text again.
+        UserError: for a tokenizer whose ids can't become a text again, or a `max_length` of 1.
         ValueError: if they don't belong together, or `task` isn't one that writes.
     """
     one_of("task", task, (TRANSLATE, LANGUAGE_MODEL))
@@ -203,6 +204,11 @@ def prepare_writing(
             "a text again without loss. Train with a ReversibleTokenizer."
         )
     allowed = limits(model, tokenizer, max_length)
+    if max_length < LEAST_ROOM:
+        raise UserError(
+            f"max_length={max_length} leaves no room to write in: a first token and one more are the least. "
+            f"Use max_length={LEAST_ROOM} or more."
+        )
     single = model if computes_in_float32(model) else with_policy(model, SINGLE)
     writing = writing_of(single, tokenizer, task, max_length)
     texts = list(examples[:MOST_TEXTS])

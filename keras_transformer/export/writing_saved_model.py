@@ -70,7 +70,7 @@ def saved_model_writer(
     Raises:
         ParityError: if the reloaded model differs by more than `tolerance`, or writes other texts. Nothing is written.
         UserError: if `folder/1` or a file beside it is something else, can't be written, the tokenizer can't run in the
-            graph, or the model needs XLA.
+            graph, `max_length` is 1, or the model needs XLA.
         ValueError: if model, tokenizer, task, `max_length` and `examples` don't belong together.
     """
     from keras_transformer.data.in_graph import detokenizer_in_graph

@@ -79,8 +79,8 @@ def tflite_writer(
 
     Raises:
         ParityError: if the file is over a limit; the message says which knob to turn. Nothing is left in place then.
-        UserError: if the place can't be written, the tokenizer's ids can't become a text again, the model has an
-            operator that LiteRT lacks.
+        UserError: if the place can't be written, the tokenizer's ids can't become a text again, `max_length` is 1, or
+            the model has an operator that LiteRT lacks.
         ValueError: for an unknown `quantize` or `task`, a `quantize` that the model was not trained for, or parts
             that don't belong together.
     """

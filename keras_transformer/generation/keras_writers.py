@@ -55,9 +55,9 @@ class Translator(Writer):
         source_ids = self.tokenizer.encode(texts, self.max_length)
         return [self.tokenizer.decode(ids) for ids in self.translate(source_ids, decoding, first)]
 
-    def new_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def new_token_ids(self, texts: Sequence[str], decoding: Decoding = GREEDY) -> list[list[int]]:
         """Return the ids that `write` chooses for each text, see `Writer`."""
-        return self.translate(self.tokenizer.encode(texts, self.max_length))
+        return self.translate(self.tokenizer.encode(texts, self.max_length), decoding)
 
     def translate(self, source_ids: TokenIds, decoding: Decoding = GREEDY, first: int = 0) -> list[list[int]]:
         """Return the ids of each translation; those of one that ended within the limit have the end as their last.
@@ -134,11 +134,11 @@ class Continuer(Writer):
         written = self._continued(prompts, most, decoding, first)
         return [self.tokenizer.decode([*text, *ids]) for text, ids in zip(whole, written, strict=True)]
 
-    def new_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def new_token_ids(self, texts: Sequence[str], decoding: Decoding = GREEDY) -> list[list[int]]:
         """Return the ids that `write` adds to each text, see `Writer`."""
-        most = new_tokens(self.max_length, None)
+        most = new_tokens(self.max_length, decoding.max_tokens)
         prompts = beginnings(self.tokenizer, texts, self.max_length - most).prompts
-        return self._continued(prompts, most, GREEDY, 0)
+        return self._continued(prompts, most, decoding, 0)
 
     def _continued(self, prompts: TokenIds, most: int, decoding: Decoding, first: int) -> list[list[int]]:
         """The ids, at most `most`, that come after each prompt."""

@@ -41,6 +41,13 @@ class LiteTranslator(Writer):
         Raises:
             UserError: if more tokens are asked for than the file has room for.
         """
+        return [self.tokenizer.decode(ids) for ids in self._translated(texts, decoding, first)]
+
+    def new_token_ids(self, texts: Sequence[str], decoding: Decoding = GREEDY) -> list[list[int]]:
+        """Return the ids that `write` chooses for each text, see `Writer`."""
+        return self._translated(texts, decoding, 0)
+
+    def _translated(self, texts: Sequence[str], decoding: Decoding, first: int) -> list[list[int]]:
         most = decoding.max_tokens or self.steps.room
         if most > self.steps.room:
             raise UserError(
@@ -48,13 +55,7 @@ class LiteTranslator(Writer):
                 f"Use {self.steps.room} or less, or the run folder, which makes room as it goes."
             )
         sources = self.tokenizer.encode(texts, self.max_length)
-        written = _written(self.steps, sources, self.tokenizer.end_id, most, decoding, first)
-        return [self.tokenizer.decode(ids) for ids in written]
-
-    def new_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids that `write` chooses for each text, see `Writer`."""
-        sources = self.tokenizer.encode(texts, self.max_length)
-        return _written(self.steps, sources, self.tokenizer.end_id, self.steps.room, GREEDY, 0)
+        return _written(self.steps, sources, self.tokenizer.end_id, most, decoding, first)
 
     def log_likelihood(self, texts: Sequence[str], progress: Progress | None = None) -> LogLikelihood:
         """Raise UserError: only a language model foresees texts by themselves."""
@@ -80,16 +81,20 @@ class LiteContinuer(Writer):
 
         Of a text that leaves no room for them the model reads the end.
         """
-        most = new_tokens(self.max_length, decoding.max_tokens)
-        whole, prompts = beginnings(self.tokenizer, texts, self.max_length - most)
-        written = _written(self.steps, prompts, self.tokenizer.end_id, most, decoding, first)
+        whole, written = self._continued(texts, decoding, first)
         return [self.tokenizer.decode([*text, *ids]) for text, ids in zip(whole, written, strict=True)]
 
-    def new_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def new_token_ids(self, texts: Sequence[str], decoding: Decoding = GREEDY) -> list[list[int]]:
         """Return the ids that `write` adds to each text, see `Writer`."""
-        most = new_tokens(self.max_length, None)
-        prompts = beginnings(self.tokenizer, texts, self.max_length - most).prompts
-        return _written(self.steps, prompts, self.tokenizer.end_id, most, GREEDY, 0)
+        return self._continued(texts, decoding, 0)[1]
+
+    def _continued(
+        self, texts: Sequence[str], decoding: Decoding, first: int
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """The ids of each text, and those that come after it."""
+        most = new_tokens(self.max_length, decoding.max_tokens)
+        whole, prompts = beginnings(self.tokenizer, texts, self.max_length - most)
+        return whole, _written(self.steps, prompts, self.tokenizer.end_id, most, decoding, first)
 
     def log_likelihood(self, texts: Sequence[str], progress: Progress | None = None) -> LogLikelihood:
         """Return how well the model foresees the texts, see `writer.log_likelihood`."""

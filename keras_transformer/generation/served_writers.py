@@ -27,6 +27,10 @@ from keras_transformer.generation.writer import (
 from keras_transformer.tasks import LANGUAGE_MODEL
 
 BATCH_SIZE = 32
+DRAWS_NONE = (
+    "a SavedModel draws no texts: it takes the likeliest pieces, or searches. Leave out --temperature, --top-p and "
+    "--top-k, or give the run folder or a .tflite file."
+)
 
 
 class ServedWriter(Writer):
@@ -57,8 +61,19 @@ class ServedWriter(Writer):
             found += [output.decode() for output in ask(tf.constant(batch)).numpy()]
         return found
 
-    def new_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids that `write` adds to each text, see `Writer`."""
+    def new_token_ids(self, texts: Sequence[str], decoding: Decoding = GREEDY) -> list[list[int]]:
+        """Return the ids that `write` adds to each text, see `Writer`.
+
+        Raises:
+            UserError: if texts are to be drawn, searched or cut: it gives ids of whole greedy ones alone.
+        """
+        if decoding.draws:
+            raise UserError(DRAWS_NONE)
+        if (decoding.beam or 1) > 1 or decoding.max_tokens is not None:
+            raise UserError(
+                "a SavedModel tells the pieces of its greedy texts alone. Leave out --beam and --max-tokens, or give "
+                "the run folder or a .tflite file."
+            )
         ask = self._signatures[GENERATE_TOKENS]
         found = []
         for prompt in self._prompts(texts):
@@ -75,10 +90,7 @@ class ServedWriter(Writer):
     def _asked(self, decoding: Decoding) -> Callable[[tf.Tensor], tf.Tensor]:
         """What gives the answers (N,) to texts (N,)."""
         if decoding.draws:
-            raise UserError(
-                "a SavedModel draws no texts: it takes the likeliest pieces, or searches. Leave out --temperature, "
-                "--top-p and --top-k, or give the run folder or a .tflite file."
-            )
+            raise UserError(DRAWS_NONE)
         width = decoding.beam or 1
         if width == 1 and decoding.max_tokens is None:
             return lambda texts: self._signatures[DEFAULT](text=texts)["output"]

@@ -90,8 +90,8 @@ class Writer(Protocol):
         """Return `write(texts)`: whatever `serving.load` gives has a `predict`."""
         return self.write(texts)
 
-    def new_token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the new ids that `write` without options makes of each text; an end, where it came, is the last."""
+    def new_token_ids(self, texts: Sequence[str], decoding: Decoding = GREEDY) -> list[list[int]]:
+        """Return the new ids that `write` makes of each text; an end, where it came, is the last."""
         ...
 
     def log_likelihood(self, texts: Sequence[str], progress: Progress | None = None) -> LogLikelihood:

@@ -87,6 +87,19 @@ def test_export_passes_on_what_belongs_to_the_task(folders, writers, tmp_path):
     assert "same text 75.00% of 3 texts (few texts prove little: give 50 or more with --data)" in line
 
 
+@pytest.mark.parametrize("form", ["tflite", "saved_model"])
+def test_export_makes_less_room_if_so_asked_and_never_more(folders, writers, tmp_path, form):
+    out = tmp_path / ("m.tflite" if form == "tflite" else "m")
+    arguments = ("export", folders / "translate", "--format", form, "--out", out, "--max-length")
+    run(*arguments, 11)
+    assert writers[f"{form}_writer"][-1]["max_length"] == 11
+    with pytest.raises(UserError, match=r"--max-length 17: .* of up to 16 word pieces, .* Use 16 or less, or leave it"):
+        run(*arguments, 17)
+    result = CliRunner().invoke(app, [*map(str, arguments), "2"])
+    assert result.exit_code == 2
+    assert "greater than or equal to 3" in " ".join(result.stderr.split())
+
+
 def test_the_file_writes_what_the_run_folder_writes(folders, exported):
     path, folder = exported[0], folders / "language-model"
     for options in ((), ("--beam", 3), ("--max-tokens", 5)):
@@ -122,6 +135,16 @@ def test_benchmark_tells_what_a_text_and_a_token_cost(exported, tmp_path):
     text = run("benchmark", exported[0], "--rounds", 1)
     assert "p50/tok" in text
     assert "texts/s" not in text
+    assert "drawn" not in text
+
+
+def test_benchmark_draws_as_generate_does(exported):
+    drawn = ("benchmark", exported[0], "--rounds", 1, "--temperature", 1.5, "--top-k", 9, "--seed", 4)
+    content = json.loads(run(*drawn, "--json"))
+    assert [content[name] for name in ("temperature", "top_p", "top_k", "seed")] == [1.5, None, 9, 4]
+    assert "20 texts, drawn, 1 rounds" in run(*drawn)
+    with pytest.raises(ValueError, match=r"--top-p=2\.0 must be above 0 and at most 1"):
+        run("benchmark", exported[0], "--top-p", 2.0)
 
 
 def test_benchmark_reads_the_column_that_belongs_to_the_task(folders, exported, tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def test_smaller_numbers_make_smaller_files(lite, review_model):
     weights = 4 * review_model.count_params()
     assert lite("none").bytes > weights
     assert lite("float16").bytes < lite("none").bytes - 0.4 * weights
-    assert lite("dynamic").bytes < lite("none").bytes - 0.59 * weights  # there are also the ranges of the attention in it
+    assert lite("dynamic").bytes < lite("none").bytes - 0.59 * weights  # there are ranges in it, too
     # A quarter of the weights' bytes again, and the ranges of all activations, which count in so small a model.
     assert lite("int8").bytes < lite("none").bytes - 0.5 * weights
 

@@ -11,6 +11,7 @@ from keras_transformer.checks import UserError
 from keras_transformer.export import lite_trial
 from keras_transformer.export.lite_steps import LiteSteps
 from keras_transformer.files import size_on_disk
+from keras_transformer.generation import Decoding
 
 
 @pytest.fixture(params=["translate", "language-model"])
@@ -36,6 +37,35 @@ def test_a_text_and_a_token_are_timed(task, lite_writer, greedy_loop, writing_mo
         assert a_text == pytest.approx(tokens * a_token)
     assert one.latency.calls == one.token_latency.calls == 5
     assert 10e6 < one.peak_memory_bytes < 300e6  # without TensorFlow
+
+
+DRAWN = Decoding(temperature=1.5, top_p=0.95, seed=5)
+
+
+def test_the_new_tokens_of_a_drawn_text_are_those_that_are_written(lite_writer, in_keras):
+    for writer in (in_keras("translate"), generation.load(lite_writer("translate").path)):
+        drawn = writer.new_token_ids(TEXTS[:2], DRAWN)
+        assert [writer.tokenizer.decode(ids) for ids in drawn] == writer.write(TEXTS[:2], DRAWN)
+        assert drawn != writer.new_token_ids(TEXTS[:2])
+
+
+def test_a_drawn_text_is_divided_by_its_own_tokens(lite_writer):
+    path = lite_writer("translate").path
+    drawn, greedy = (
+        [len(generation.load(path).new_token_ids([text], how)[0]) for text in TEXTS] for how in (DRAWN, Decoding())
+    )
+    place = next(place for place in range(len(TEXTS)) if drawn[place] != greedy[place])
+    (one,) = benchmark.measure([path], [TEXTS[place]], rounds=3, decoding=DRAWN)
+    assert one.latency.p50_ms == pytest.approx(drawn[place] * one.token_latency.p50_ms)
+
+
+def test_what_draws_no_words_is_refused(served_writer, small_tflite):
+    with pytest.raises(UserError, match=r"a SavedModel draws no texts: .* Leave out --temperature"):
+        benchmark.measure([served_writer("translate").path], TEXTS[:1], decoding=DRAWN)
+    with pytest.raises(
+        UserError, match=r"small\.tflite finds labels and chooses no words\. .* or give what writes texts"
+    ):
+        benchmark.measure([small_tflite], TEXTS[:1], decoding=DRAWN)
 
 
 def test_each_text_is_divided_by_its_own_tokens(lite_writer, greedy_loop):
