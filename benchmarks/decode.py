@@ -85,6 +85,7 @@ class Measured:
     """What one way did with one task."""
 
     seconds: list[float] = field(default_factory=list)
+    behind_prompt: list[float] = field(default_factory=list)  # of them, where the way can tell
     token_ids: list[list[int]] = field(default_factory=list)
     failed: str = ""
 
@@ -195,16 +196,23 @@ def measure(peers: Sequence[Peer], task: Task, rounds: int) -> dict[str, Measure
         one.token_ids = answer["token_ids"]
         if turn:
             one.seconds.append(answer["seconds"])
+            if "prompt_seconds" in answer:
+                one.behind_prompt.append(answer["seconds"] - answer["prompt_seconds"])
     return found
 
 
 def at_position(peers: Sequence[Peer], position: int, rounds: int) -> dict[str, Measured]:
-    """Seconds of one token behind a prompt: of a few new ones less that of one, so that the prompt falls out."""
+    """Seconds of one token behind a prompt.
+
+    A few new ones are timed, behind the prompt where the way can tell; else together with it, less the time of the
+    prompt and one token, of which long prompts leave little that is certain.
+    """
     one = measure(peers, Task(DECODER, 1, 1, position, 1), rounds)
     several = measure(peers, Task(DECODER, 1, 1, position, 1 + AT_POSITION), rounds)
     return {
         name: Measured(
-            [
+            [seconds / AT_POSITION for seconds in several[name].behind_prompt]
+            or [
                 (more - less) / AT_POSITION
                 for more, less in zip(several[name].seconds, one[name].seconds, strict=False)
                 if not several[name].failed + one[name].failed

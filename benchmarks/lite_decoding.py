@@ -106,7 +106,11 @@ def measured(peers: Sequence[Peer], room: int, positions: tuple[int, ...], round
         tell(f"room for {room}, position {position}")
         curve[position] = at_position(peers, position, rounds)
     yield f"## Files with room for {room:,} tokens"
-    yield f"Milliseconds a token behind so many others, mean over 32; median of {rounds} rounds."
+    yield (
+        f"Milliseconds a token behind so many others, mean over 32; median of {rounds} rounds. Of files and llama.cpp "
+        "the tokens alone are timed, of the others two runs with their prompts: behind a long prompt their difference "
+        "is uncertain by some milliseconds."
+    )
     yield curve_table(curve)
     yield f"Tokens a second with a prompt of {task.prompt}, {task.new_tokens} new tokens, prompt included:"
     yield table(task, answers)

@@ -4,6 +4,7 @@ Words: the number format, a key of `export.tflite.FORMATS`, and the room, for ho
 """
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,16 @@ class Lite:
             raise ValueError(f"{len(token_ids)} rows, {beams} beams: only one row is written here, greedily")
         (row,) = token_ids
 
+        told = []
+
         def write() -> list[int]:
-            return greedy(self.steps.step, self.steps.begin(row), end_id=END_ID, max_tokens=new_tokens)
+            start = time.perf_counter()
+            begun = self.steps.begin(row)
+            told.append(time.perf_counter() - start)
+            return greedy(self.steps.step, begun, end_id=END_ID, max_tokens=new_tokens)
 
         seconds, found = timed(write)
-        return {"seconds": seconds, "token_ids": np.array([found]).tolist()}
+        return {"seconds": seconds, "prompt_seconds": told[0], "token_ids": np.array([found]).tolist()}
 
     def logits(self, token_ids: list[int]) -> dict[str, Any]:
         """Those of the token behind `token_ids`."""

@@ -7,6 +7,7 @@ which would make it float16 in each step; beside Q8_0 it is float16 and flash, a
 
 import ctypes
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,18 @@ class LlamaCpp:
         if len(token_ids) != 1 or beams != 1:
             raise ValueError(f"{len(token_ids)} rows, {beams} beams: only one row is written here, greedily")
 
+        told = []
+
         def generate() -> list[int]:
+            start = time.perf_counter()
             found = [int(np.argmax(self.begin(token_ids[0])))]
+            told.append(time.perf_counter() - start)
             while len(found) < new_tokens:
                 found.append(int(np.argmax(self.read(found[-1:]))))
             return found
 
         seconds, found = timed(generate)
-        return {"seconds": seconds, "token_ids": [found]}
+        return {"seconds": seconds, "prompt_seconds": told[0], "token_ids": [found]}
 
     def logits(self, token_ids: list[int]) -> dict[str, Any]:
         """Those of the token behind `token_ids`."""
