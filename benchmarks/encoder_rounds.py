@@ -117,9 +117,8 @@ WAYS = tuple(
 MAKERS = {"ours": "ours", "KerasHub": "keras_hub"}
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """The command line of both scripts."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options of both scripts."""
     parser.add_argument("--torch-python", required=True, help="interpreter that has PyTorch and transformers")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3, help="a round, of each way")

@@ -7,9 +7,12 @@ Writes:  benchmarks/results/train_step.md
 32 rows of 128 tokens without padding, dropout 0.1, AdamW. bfloat16 is mixed on all sides: float32 weights.
 """
 
+import argparse
+
 from encoder_rounds import Encoder, arguments, compare
 
 CLASSIFIER = Encoder(num_layers=4, model_dim=256, num_heads=4, inner_dim=1024, vocab_size=8_000, length=128, batch=32)
 
 if __name__ == "__main__":
-    compare("train", "What a training step costs", "train_step", CLASSIFIER, 3, arguments(__doc__))
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    compare("train", "What a training step costs", "train_step", CLASSIFIER, 3, arguments(words))

@@ -34,8 +34,8 @@ def export(
         Quantize | None,
         typer.Option(
             "--quantize",
-            help="number format of a .tflite: dynamic has int8 weights and attention, int8 and int16 have "
-            "activations of fixed ranges too, int4 has the smallest weights",
+            help="number format of a .tflite: dynamic has int8 weights (a classifier int8 attention too), int8 and "
+            "int16 have activations of fixed ranges too, int4 has the smallest weights",
             show_default="dynamic",
         ),
     ] = None,
@@ -44,7 +44,7 @@ def export(
         typer.Option(
             "--max-length",
             min=3,
-            help="word pieces that there is room for; fewer than the model was trained on take less time and memory",
+            help="word pieces that there is room for; what writes takes less time and memory with fewer",
             show_default="what the model was trained on",
         ),
     ] = None,

@@ -42,7 +42,8 @@ class WordPiece:
             [UNK], [CLS] and [SEP] are somewhere.
         lowercase: whether text is lower-cased first.
         strip_accents: whether accents are taken off; None = where text is lower-cased.
-        reads_mask: whether "[MASK]" in a text, in capitals, is the piece of a hidden token.
+        reads_mask: whether "[MASK]" in a text, in capitals, is the piece of a hidden token. It is for a model that is
+            asked what stands there: what is exported with it refuses a text that has none.
 
     Raises:
         ValueError: if a piece is missing or stands twice.
@@ -310,10 +311,9 @@ def _from_description(description: Any, path: Path) -> WordPiece:
 
 
 def _reads_mask(description: dict[str, Any]) -> bool:
-    """Whether [MASK] is an added token of ordinary text; Hugging Face's own files have it as a special one."""
-    return any(
-        token["content"] == MASK and not token.get("special", True) for token in description.get("added_tokens") or []
-    )
+    """Whether [MASK] alone is an added token, of ordinary text; Hugging Face's own files have it among others."""
+    added = description.get("added_tokens") or []
+    return [(token["content"], token.get("special", True)) for token in added] == [(MASK, False)]
 
 
 def _check_settings(description: dict[str, Any], path: Path) -> None:

@@ -14,6 +14,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from keras_transformer.export.lite_graph import Code, LiteGraph
 
 MOVING = (Code.RESHAPE, Code.TRANSPOSE, Code.MUL)  # the last: of values and mask
+BEFORE_SOFTMAX = (*MOVING, Code.ADD, Code.CONCATENATION, Code.DIV, Code.MINIMUM, Code.SELECT, Code.SELECT_V2, Code.SUB)
 NAMES = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 
 Ranges = dict[str, dict[str, np.ndarray]]
@@ -37,10 +38,8 @@ def attention_products(flatbuffer: bytes) -> AttentionProducts:
     for graph in (LiteGraph(model, graph) for graph in model.subgraphs):
         for product in graph.of_code(Code.BATCH_MATMUL):
             left, right = (list(_way(graph, tensor)) for tensor in product.inputs)
-            if _begins(graph, right) == Code.FULLY_CONNECTED and _begins(graph, left) in (
-                Code.FULLY_CONNECTED,
-                Code.SOFTMAX,
-            ):
+            scores = _begins(graph, left) == Code.FULLY_CONNECTED and _goes_to_a_softmax(graph, product)
+            if _begins(graph, right) == Code.FULLY_CONNECTED and (scores or _begins(graph, left) == Code.SOFTMAX):
                 _record(graph, found, [product, *_makers(graph, left), *_makers(graph, right)])
                 _record(graph, found, _after(graph, product))
                 found.right.extend(graph.name(tensor) for tensor in right)
@@ -68,6 +67,14 @@ def _begins(graph: LiteGraph, way: list[int]) -> int | None:
     """What gives the first tensor of a way, the last in its list."""
     maker = graph.maker(way[-1])
     return None if maker is None else graph.code(maker)
+
+
+def _goes_to_a_softmax(graph: LiteGraph, operator: Any) -> bool:
+    """If what an operator gives becomes the weights of an attention, masks and biases between."""
+    reader = graph.only_reader(operator.outputs[0])
+    if reader is None or graph.code(reader) == Code.SOFTMAX:
+        return reader is not None
+    return graph.code(reader) in BEFORE_SOFTMAX and _goes_to_a_softmax(graph, reader)
 
 
 def _makers(graph: LiteGraph, way: list[int]) -> list[Any]:

@@ -15,6 +15,7 @@ from keras_transformer.checks import UserError
 from keras_transformer.compression.quantization import dense_ranges, plain, trained_form
 from keras_transformer.export.learned_ranges import LearnedRange
 from keras_transformer.export.lite_attention import attention_products
+from keras_transformer.export.lite_graph import Code
 from keras_transformer.export.lite_masks import with_capped_scores
 from keras_transformer.export.lite_norms import with_short_norms
 from keras_transformer.export.lite_runner import INPUT, SIGNATURE
@@ -25,7 +26,10 @@ from keras_transformer.export.signatures import BareWeights, token_function
 CALIBRATION_TEXTS, ATTENTION_TEXTS = 200, 50
 """Of the examples: for the ranges of all dense products, and for those of the attention alone. A text takes a while."""
 
-INTEGERS = ("int8", "int16", "int4")  # those of `integer_forms.FORMS`
+INTEGERS = ("int8", "int16", "int4")  # those that `integer_forms` makes of every model
+CONVOLUTIONS = {Code.CONV_2D, Code.CONV_3D, Code.DEPTHWISE_CONV_2D, Code.TRANSPOSE_CONV}
+OTHER_WEIGHTS = CONVOLUTIONS | {Code.UNIDIRECTIONAL_SEQUENCE_LSTM}
+"""What has int8 weights in "dynamic" by TensorFlow's converter, and not by `integer_forms`."""
 INTEGER_ATTENTION = ("dynamic", "int8")
 """Forms in which a classifier's attention multiplies int8 numbers, with ranges from the examples."""
 
@@ -110,7 +114,7 @@ def flatbuffer(
         return _converted(model, signatures, quantize)
     exact = _converted(model, signatures, "none")
     attention = attention and bool(attention_products(exact).operators)
-    if quantize not in INTEGERS and not attention:  # the converter knows more kinds of products
+    if quantize not in INTEGERS and (not attention or _has_other_weights(exact)):
         return _converted(model, signatures, quantize)
     from keras_transformer.export.integer_forms import in_integers  # slow to import, and of no use to the others
 
@@ -135,6 +139,11 @@ def _converted(model: keras.Model, signatures: Mapping[str, Any], quantize: str)
             ) from error
     made = with_short_norms(with_capped_scores(_with_first_graph(made, next(iter(signatures)))))
     return with_shared_tables(made) if quantize == "dynamic" else made
+
+
+def _has_other_weights(content: bytes) -> bool:
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    return any({code.builtinCode, code.deprecatedBuiltinCode} & OTHER_WEIGHTS for code in model.operatorCodes)
 
 
 def _with_first_graph(content: bytes, signature: str) -> bytes:

@@ -44,6 +44,10 @@ class LiteGraph:
         known = self._model.operatorCodes[operator.opcodeIndex]
         return int(max(known.builtinCode, known.deprecatedBuiltinCode))
 
+    def is_plain(self, operator: Any) -> bool:
+        """If no activation is fused into what an operator gives."""
+        return not getattr(operator.builtinOptions, "fusedActivationFunction", 0)
+
     def maker(self, tensor: int) -> Any | None:
         """The operator that gives a tensor; None for a constant or an input."""
         return next((operator for operator in self._graph.operators if tensor in operator.outputs), None)

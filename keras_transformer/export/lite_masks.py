@@ -17,6 +17,8 @@ from keras_transformer.export.lite_graph import Code, Kind, LiteGraph, packed
 Options = schema.BuiltinOptions
 SELECT = Kind(Code.SELECT_V2, Options.SelectV2Options, schema.SelectV2OptionsT())
 SMALLER = Kind(Code.MINIMUM, Options.MaximumMinimumOptions, schema.MaximumMinimumOptionsT())
+Caps = dict[tuple[int, float], int]
+"""A mask and what it puts in place of scores -> its cap."""
 LOWEST = -1e38
 """What is put in place of scores and lies below that is a mask."""
 
@@ -38,7 +40,7 @@ def with_capped_scores(flatbuffer: bytes) -> bytes:
 
 def _rewrite(graph: LiteGraph) -> bool:
     """Rewrite one graph; tell if there was anything to do."""
-    caps: dict[int, int] = {}
+    caps: Caps = {}
     for softmax in graph.of_code(Code.SOFTMAX):
         select = graph.maker(softmax.inputs[0])
         if select is not None and graph.code(select) == Code.SELECT_V2 and _cap(graph, select, caps):
@@ -46,7 +48,7 @@ def _rewrite(graph: LiteGraph) -> bool:
     return bool(caps)
 
 
-def _cap(graph: LiteGraph, select: Any, caps: dict[int, int]) -> bool:
+def _cap(graph: LiteGraph, select: Any, caps: Caps) -> bool:
     """Make a choice the smaller of score and cap, if it is a mask that has fewer numbers than the scores.
 
     Layers that share a mask share its cap.
@@ -55,11 +57,12 @@ def _cap(graph: LiteGraph, select: Any, caps: dict[int, int]) -> bool:
     lengths, lowest = graph.lengths(mask), graph.constant(other)
     if lowest is None or lowest.size != 1 or lowest.item() > LOWEST or lengths == graph.lengths(scores):
         return False
-    if mask not in caps:
+    key = (mask, lowest.item())
+    if key not in caps:
         highest = graph.add_constant("highest_score", np.array(-lowest.item(), np.float32))
-        name = f"{graph.name(mask)}/cap"
-        caps[mask] = graph.add_operator(SELECT, (mask, highest, other), name, lengths, before=select)
-    graph.become(select, SMALLER, (scores, caps[mask]))
+        name, first = f"{graph.name(mask)}/cap", graph.readers(mask)[0]
+        caps[key] = graph.add_operator(SELECT, (mask, highest, other), name, lengths, before=first)
+    graph.become(select, SMALLER, (scores, caps[key]))
     return True
 
 
@@ -67,12 +70,12 @@ def _mask_values(graph: LiteGraph, softmax: Any) -> None:
     """Move the product of weights and mask to the values, if the mask is one of keys and the values are at hand."""
     weights = softmax.outputs[0]
     product = graph.only_reader(weights)
-    if product is None or graph.code(product) != Code.MUL:
+    if product is None or graph.code(product) != Code.MUL or not graph.is_plain(product):
         return
     masked = product.outputs[0]
-    mask = next(tensor for tensor in product.inputs if tensor != weights)
+    mask = next((tensor for tensor in product.inputs if tensor != weights), None)
     mixing = graph.only_reader(masked)
-    if mixing is None or not _mixes(graph, mixing, masked) or graph.lengths(mask)[1:-1] != (1, 1):
+    if mask is None or mixing is None or not _mixes(graph, mixing, masked) or graph.lengths(mask)[1:-1] != (1, 1):
         return
     values = mixing.inputs[1]
     swap = graph.maker(values)

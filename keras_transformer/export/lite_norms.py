@@ -58,6 +58,9 @@ def _norm(graph: LiteGraph, square: Any) -> Norm | None:
     product = next((one for one in graph.readers(scale.outputs[0]) if one is not shift), None)
     if shift is None or offset is None or result is None or product is None:
         return None
+    root = next((one for one in map(graph.maker, scale.inputs) if _is_root(graph, one)), None)
+    if root is None or not all(map(graph.is_plain, (square, scale, shift, offset, product, result))):
+        return None
     parts = {frozenset(one.inputs) for one in (shift, product, result)}
     wanted = {
         frozenset((minus_mean.outputs[0], scale.outputs[0])),
@@ -68,8 +71,11 @@ def _norm(graph: LiteGraph, square: Any) -> Norm | None:
         return None
     if len(graph.readers(scale.outputs[0])) != 2 or graph.is_given(scale.outputs[0]):
         return None
-    root = graph.maker(scale.inputs[0])
     return Norm(square, root, scale, minus_mean, shift, offset, product, result)
+
+
+def _is_root(graph: LiteGraph, operator: Any | None) -> bool:
+    return operator is not None and graph.code(operator) == Code.RSQRT
 
 
 def _after(graph: LiteGraph, operator: Any, codes: tuple[int, ...]) -> Any | None:
@@ -84,7 +90,8 @@ def _after(graph: LiteGraph, operator: Any, codes: tuple[int, ...]) -> Any | Non
 def _shorten(graph: LiteGraph, norm: Norm) -> None:
     """Let some of the operators compute something else, and take out two."""
     x, mean = norm.square.inputs
-    gamma, beta = norm.scale.inputs[1], norm.offset.inputs[1]
+    gamma = next(one for one in norm.scale.inputs if one != norm.root.outputs[0])
+    beta = next(one for one in norm.offset.inputs if one != norm.shift.outputs[0])
     difference = norm.minus_mean.outputs[0]
     graph.become(norm.minus_mean, DIFFERENCE, (x, mean))
     graph.set_lengths(difference, graph.lengths(x))

@@ -47,7 +47,9 @@ class _Lookup(NamedTuple):
 def with_shared_tables(flatbuffer: bytes) -> bytes:
     """Return the integer flatbuffer without the tables of GATHERs that a dense product has as int8 weights too.
 
-    The rows are as near to those of float32 as before, or nearer: the scale of a row is no larger than one for all.
+    The rows are as near to those of float32 as before, or nearer: the scale of a row is no larger than one for all. A
+    table of other numbers, all of them within the rounding of the weights, can't be told from them and is taken for
+    them too: its rows are then off by less than a step of each.
     """
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
     changed = [_Graph(model, graph, f"row_{place}").share() for place, graph in enumerate(model.subgraphs)]

@@ -72,7 +72,7 @@ def tflite_writer(
         max_length: the room: ids of a source, and tokens of a translation, or of a text and what is added to it.
         examples: texts like those that the model will see.
         quantize: "none": float32. "float16": weights in half the bytes, computed in float32. "dynamic": int8 weights,
-            float32 activations. "int8", "int16" and "int4" as `export.tflite` has them.
+            float32 activations. "int8", "int16" and "int4" as `export.tflite` has them, with the attention in float32.
         tolerance: largest difference in a logit that is let through, as a share of the largest logit, or of 1;
             None = 1e-4 for "none", 1e-2 for "float16", and no limit for the integer forms.
         min_agreement: share of the tokens that must stay the likeliest in the integer forms.

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 from two_products import plain
 
@@ -13,6 +15,7 @@ from keras_transformer.export.lite_attention import attention_products, make_sym
 from keras_transformer.export.lite_converter import INTEGER_ATTENTION
 from keras_transformer.export.lite_operators import signature_operators
 from keras_transformer.export.lite_runner import LiteRunner
+from keras_transformer.layers import MultiHeadAttention
 from keras_transformer.models import TextClassifier
 
 LAYERS = 2
@@ -98,6 +101,37 @@ def test_a_symmetric_range_has_the_zero_point_0_and_reaches_as_far(ends):
 
 def test_where_nothing_attends_there_are_no_products():
     assert attention_products(plain()) == ({}, [])
+
+
+def products_of(call):
+    module = tf.Module()
+    module.call = call
+    content = tf.lite.TFLiteConverter.from_concrete_functions([call.get_concrete_function()], module).convert()
+    return attention_products(content)
+
+
+def test_a_product_of_two_dense_products_that_no_softmax_reads_stays():
+    """Logits of a bilinear head: ranges of a few texts would cut off those of others."""
+    kernels = [tf.constant(np.random.default_rng(seed).normal(size=(7, 5)), tf.float32) for seed in (1, 2)]
+
+    @tf.function(input_signature=[tf.TensorSpec((3, 7), tf.float32, "x")], autograph=False)
+    def call(x):
+        left, right = (tf.expand_dims(x @ kernel, 0) for kernel in kernels)
+        return {"y": tf.matmul(left, right, transpose_b=True) + 1.0}
+
+    assert products_of(call) == ({}, [])
+
+
+def test_a_model_with_convolutions_keeps_their_int8_weights(review_tokenizer, parts, tmp_path):
+    token_ids = keras.Input((None,), dtype="int32", name="token_ids")
+    x = keras.layers.Embedding(review_tokenizer.vocab_size, 32)(token_ids)
+    x = keras.layers.Conv1D(48, 3, padding="same")(x)
+    x = MultiHeadAttention(48, 2)(x, x).context
+    model = keras.Model(token_ids, keras.layers.Dense(3)(keras.layers.GlobalMaxPooling1D()(x)))
+    report = tflite(model, tmp_path / "convolved.tflite", quantize="dynamic", min_agreement=0.0, **parts)
+    content = schema.ModelT.InitFromObj(schema.Model.GetRootAs(Path(report.path).read_bytes(), 0))
+    (kernel,) = [one for one in content.subgraphs[0].tensors if list(one.shape) == [48, 1, 3, 32]]
+    assert kernel.type == INT8
 
 
 def test_the_way_from_the_dense_products_is_named(lite):

@@ -75,7 +75,7 @@ def attention(mask_lengths):
     return converted(module, call)
 
 
-@pytest.mark.parametrize("mask_lengths", [(1, 1, 1, KEYS), (1, 1, QUERIES, KEYS), (1, HEADS, QUERIES, KEYS)])
+@pytest.mark.parametrize("mask_lengths", [(1, 1, 1, KEYS), (1, 1, QUERIES, KEYS)])
 @pytest.mark.parametrize("largest", [1.0, 1e3, 2e38])
 def test_a_masked_key_has_no_weight_and_a_row_without_keys_gives_nothing(mask_lengths, largest):
     random = np.random.default_rng(5)
@@ -94,6 +94,34 @@ def test_a_masked_key_has_no_weight_and_a_row_without_keys_gives_nothing(mask_le
         for head, query in np.argwhere(seen.sum(axis=-1)[0] == 1):
             key = np.flatnonzero(seen[0, head, query])[0]
             np.testing.assert_allclose(found[0, head, query], values[0, key, head], rtol=1e-6)
+
+
+def test_two_attentions_may_share_a_mask_with_other_numbers_in_place_of_scores():
+    shape = (1, HEADS, QUERIES, KEYS)
+    specs = [tf.TensorSpec(shape, tf.float32, "scores"), tf.TensorSpec((1, 1, 1, KEYS), tf.bool, "mask")]
+
+    @tf.function(input_signature=specs, autograph=False)
+    def call(scores, mask):
+        second = tf.where(mask, 2.0 * scores, -2e38)
+        first = tf.where(mask, scores, MASKED_SCORE)
+        return {"one": tf.nn.softmax(first), "other": tf.nn.softmax(second) ** 2}
+
+    module = tf.Module()
+    module.call = call
+    chosen = converted(module, call)
+    capped = with_capped_scores(chosen)
+    assert capped is not chosen
+    random = np.random.default_rng(5)
+    for allowed in (0.0, 0.5):
+        inputs = {
+            "scores": random.normal(size=shape).astype("float32"),
+            "mask": random.random((1, 1, 1, KEYS)) < allowed,
+        }
+        before, after = (
+            Interpreter(model_content=content).get_signature_runner()(**inputs) for content in (chosen, capped)
+        )
+        for name in ("one", "other"):
+            np.testing.assert_array_equal(after[name], before[name])
 
 
 def test_a_mask_as_large_as_the_scores_stays():

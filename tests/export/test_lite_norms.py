@@ -15,7 +15,7 @@ EPSILON = 1e-3
 
 
 def converted(norm, give_scaled=False):
-    """x (1, T, D) -> `y`, its norm; with the differences of x from 1 as another output if asked."""
+    """x (1, T, D) -> `y`, its norm; with the means of x as another output if asked."""
 
     @tf.function(input_signature=[tf.TensorSpec((1, TOKENS, WIDTH), tf.float32, "x")], autograph=False)
     def call(x):
@@ -120,6 +120,39 @@ def test_a_norm_whose_steps_are_asked_for_stays(given):
     )
     for name in ("y", "z"):
         np.testing.assert_allclose(after[name], before[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", [tf.nn.relu, tf.nn.relu6])
+def test_an_activation_behind_a_norm_stays(norm, activation):
+    """The converter fuses it into the norm's last sum."""
+
+    def activated(x):
+        return activation(norm(x))
+
+    activated.weights = norm.weights
+    content = with_short_norms(converted(activated))
+    x = np.random.default_rng(9).normal(size=(1, TOKENS, WIDTH)).astype("float32")
+    expected = activation(numpy_norm(x, norm)).numpy()
+    assert (expected == 0).sum() > 5
+    np.testing.assert_allclose(answer(content, x), expected, atol=1e-5)
+
+
+def test_gamma_and_beta_may_be_computed_and_stand_on_either_side():
+    @tf.function(input_signature=[tf.TensorSpec((1, TOKENS, WIDTH), tf.float32, "x")], autograph=False)
+    def call(x):
+        gamma, beta = (tf.math.sin(x[:, :1] * factor) for factor in (2.0, 3.0))
+        mean = tf.reduce_mean(x, -1, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), -1, keepdims=True)
+        scale = gamma * tf.math.rsqrt(variance + EPSILON)
+        return {"y": x * scale + (beta + -mean * scale)}
+
+    module = tf.Module()
+    module.call = call
+    content = tf.lite.TFLiteConverter.from_concrete_functions([call.get_concrete_function()], module).convert()
+    x = np.random.default_rng(9).normal(size=(1, TOKENS, WIDTH)).astype("float32")
+    short = with_short_norms(content)
+    np.testing.assert_allclose(answer(short, x), call(x)["y"], atol=1e-5)
+    np.testing.assert_allclose(answer(short, x), answer(content, x), atol=1e-5)
 
 
 def test_another_use_of_squared_differences_stays(tmp_path):
