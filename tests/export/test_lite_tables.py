@@ -118,10 +118,16 @@ def test_a_float32_file_stays_as_it_is(integers):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("task", ["translate", "language-model"])
-def test_what_writes_has_one_table_of_tokens(lite_writer, writing_model, form, task):
-    shape = writing_model(task).get_layer("tokens").table.shape
-    content = Path(lite_writer(task, form).path).read_bytes()
+def test_a_language_model_has_one_table_of_tokens(lite_writer, writing_model, form):
+    shape = writing_model("language-model").get_layer("tokens").table.shape
+    content = Path(lite_writer("language-model", form).path).read_bytes()
     found = tables(content, shape)
     assert len({buffer for buffer, _ in found}) == 1
     assert {scales for _, scales in found} == {1, shape[0]}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_translator_whose_tables_are_not_tied_has_two(lite_writer, writing_model, form):
+    shape = writing_model("translate").get_layer("tokens").table.shape
+    content = Path(lite_writer("translate", form).path).read_bytes()
+    assert len({buffer for buffer, _ in tables(content, shape)}) == 2
