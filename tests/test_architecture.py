@@ -28,6 +28,7 @@ ORDER = [
     ["export"],
     ["model_file", "bundle", "places", "serving", "generation", "benchmark", "evaluation", "report"],
     ["recipes", "model_server"],
+    ["budget_search"],
     ["cli"],
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}

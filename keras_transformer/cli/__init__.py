@@ -11,6 +11,7 @@ import typer
 
 from keras_transformer.cli import failures, output
 from keras_transformer.cli.benchmark import benchmark
+from keras_transformer.cli.compress import compress
 from keras_transformer.cli.demo import demo
 from keras_transformer.cli.distill import distill
 from keras_transformer.cli.evaluate import evaluate
@@ -22,7 +23,7 @@ from keras_transformer.cli.train import train
 from keras_transformer.version import __version__
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings={"max_content_width": 100})
-for command in (demo, train, distill, export, evaluate, predict, generate, benchmark, serve):
+for command in (demo, train, distill, compress, export, evaluate, predict, generate, benchmark, serve):
     app.command()(command)
 
 
