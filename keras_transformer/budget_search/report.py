@@ -99,13 +99,19 @@ def _draw_side(
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
-    for row, place in zip(rows, places, strict=True):
+    for number, (row, place) in enumerate(zip(rows, places, strict=True)):
         chosen = (row.name, row.form) == (result["name"], result["form"])
         own = TEACHER_COLOUR if row.name == "teacher" else CANDIDATE_COLOUR
         axes.scatter(
             place, 100 * row.accuracy, s=70 if chosen else 40, color=CHOSEN_COLOUR if chosen else own, zorder=3
         )
-        axes.annotate(row.file, (place, 100 * row.accuracy), xytext=(5, 5), textcoords="offset points", fontsize=7)
+        axes.annotate(
+            row.file,
+            (place, 100 * row.accuracy),
+            xytext=(5, (5, -11)[number % 2]),
+            textcoords="offset points",
+            fontsize=7,
+        )
     if limit is not None:
         axes.axvline(limit, color=LIMIT_COLOUR, linestyle="--", linewidth=1)
     axes.margins(x=0.25, y=0.15)

@@ -1,8 +1,7 @@
-"""A whole search on a few real snippets and a tiny teacher: what is handed over, after a kill too, and what is refused."""
+"""A whole search on a few real snippets and a tiny teacher: what is handed over, gone on with, and refused."""
 
 import csv
 import json
-import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -65,7 +64,21 @@ def teacher_bytes(files):
 
 
 @pytest.fixture(scope="module")
-def found(files, teacher_bytes):
+def one_sensitivity():
+    """All searches here have one teacher and one corpus: what the first one measures is true of the others."""
+    known = []
+    measure = search.sensitivity.measure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            search.sensitivity,
+            "measure",
+            lambda *given: known[0] if known else known.append(measure(*given)) or known[0],
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def found(files, teacher_bytes, one_sensitivity):
     """One search; half of the teacher's bytes leave room for cut shapes alone."""
     out = files / "small"
     return out, compress(settings(files, out, f"{teacher_bytes // 2000}KB", "0.3x"))
@@ -77,14 +90,17 @@ def test_the_file_is_within_the_budget_and_scores_what_was_told(files, found, te
     assert told["bytes"] == (out / "model.tflite").stat().st_size <= teacher_bytes // 2
     scores = evaluate(serving.load(out / "model.tflite"), read_table(files / "test.csv"))
     assert scores.accuracy == told["accuracy"]
-    assert told["teacher_accuracy"] == evaluate(serving.load(files / "teacher"), read_table(files / "test.csv")).accuracy
+    assert (
+        told["teacher_accuracy"] == evaluate(serving.load(files / "teacher"), read_table(files / "test.csv")).accuracy
+    )
 
 
 def test_the_students_run_folder_belongs_to_the_file(found):
     out, told = found
     student = bundle.load(out / "student", task="classify")
     texts = student.examples[:17]
-    same = [a == b for a, b in zip(*(serving.load(out / name).predict(texts).labels for name in ("student", "model.tflite")))]
+    before, after = (serving.load(out / name).predict(texts).labels for name in ("student", "model.tflite"))
+    same = [a == b for a, b in zip(before, after, strict=True)]
     assert sum(same) >= 16
     assert student.manifest.command.startswith("keras-transformer compress ")
     assert told["folder"] == str(out)
@@ -105,24 +121,24 @@ def test_everything_that_was_tried_is_recorded(found):
     assert not out.with_name("small.partial").exists()
 
 
-def test_a_killed_search_goes_on_and_asks_nothing_twice(files, found, teacher_bytes, monkeypatch):
-    out, told = found
+def test_a_search_that_was_stopped_goes_on_and_asks_nothing_twice(files, found, teacher_bytes, monkeypatch):
+    _, told = found
     again = settings(files, files / "again", f"{teacher_bytes // 2000}KB", "0.3x")
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(search.Lessons, "full", stop)
-        compress(again)
+        with pytest.raises(KeyboardInterrupt):
+            compress(again)
     partial = files / "again.partial"
     known = json.loads((partial / "journal.json").read_text())["found"]
     assert {"teacher", "sensitivity"} <= set(known)
     assert any(name.startswith("short/") for name in known)
     assert not (files / "again").exists()
     with monkeypatch.context() as patch:
-        for asked in ("measure",):
-            patch.setattr(search.sensitivity, asked, stop)
+        patch.setattr(search.sensitivity, "measure", stop)
         patch.setattr(search.Lessons, "short", stop)
         went_on = compress(again)
     assert went_on["met"] is True
@@ -132,30 +148,21 @@ def test_a_killed_search_goes_on_and_asks_nothing_twice(files, found, teacher_by
         assert went_on["accuracy"] == told["accuracy"]
 
 
-def test_the_command_writes_the_nearest_file_and_ends_with_2_where_wishes_clash(files, found, monkeypatch):
-    """The accuracy of all texts, with the files of a search that is done: only what is said of them is new."""
+def test_the_command_writes_the_nearest_file_and_ends_badly_where_wishes_clash(files, one_sensitivity):
     out = files / "clash"
-    rows = json.loads((found[0] / "search.json").read_text())["files"]
-    monkeypatch.setattr(search._Search, "uncut", lambda self: {"accuracy": 1.0, "rows": rows[:1], "refused": {}})
-    monkeypatch.setattr(search.sensitivity, "measure", lambda *_: FEW)
-    monkeypatch.setattr(search.Lessons, "full", lambda self, student, *_: search_copy(student))
-    monkeypatch.setattr(search.Lessons, "short", lambda self, student: search_copy(student))
-    arguments = ["compress", files / "teacher", "--data", files / "train.csv", "--out", out, "--budget", "500KB"]
-    more = ["--min-accuracy", "1.0", "--quantize", "dynamic", "--candidates", "1", "--quiet"]
-    result = CliRunner().invoke(app, [str(one) for one in [*arguments, *more]])
+    named = ["--data", files / "train.csv", "--test", files / "test.csv", "--out", out]
+    wishes = ["--budget", "700KB", "--min-accuracy", "1.0", "--quantize", "dynamic"]
+    arguments = ["compress", files / "teacher", *named, *wishes, "--candidates", "1", "--epochs", "1", "--quiet"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert isinstance(result.exception, UserError)
     assert "can't be had together" in str(result.exception)
-    assert (out / "model.tflite").is_file()
-    assert json.loads((out / "search.json").read_text())["result"]["met"] is False
+    told = json.loads((out / "search.json").read_text())["result"]
+    assert told["met"] is False
+    assert told["instead"] in str(result.exception)
+    assert (out / "model.tflite").stat().st_size == told["bytes"]
 
 
-def search_copy(student):
-    from keras_transformer.export.keras_runner import with_policy
-
-    return with_policy(student, "float32")
-
-
-def test_a_budget_that_nothing_fits_into_is_refused_with_the_nearest(files):
+def test_a_budget_that_nothing_fits_into_is_refused_with_the_nearest(files, one_sensitivity):
     out = files / "none"
     with pytest.raises(UserError, match=r"no candidate fits into it. The smallest tried, .* MB and takes .* ms"):
         compress(settings(files, out, "1KB"))
@@ -164,7 +171,7 @@ def test_a_budget_that_nothing_fits_into_is_refused_with_the_nearest(files):
 
 def test_a_folder_of_something_else_is_refused(files, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="thesis.txt"):
+    with pytest.raises(UserError, match="thesis"):
         compress(settings(files, tmp_path))
 
 
@@ -174,17 +181,5 @@ def test_a_table_of_times_takes_the_place_of_measuring(files, tmp_path):
     with pytest.raises(UserError, match=r"asks for a speed beside the teacher's"):
         compress(settings(files, tmp_path / "a", "3x", latency_table=table))
     table.write_text("file,ms\nteacher,9\nnobody/dynamic,fast\n")
-    with pytest.raises(UserError, match="row 3"):
+    with pytest.raises(UserError, match="row 3 is"):
         compress(settings(files, tmp_path / "b", "3x", latency_table=table))
-
-
-def test_the_teacher_of_another_task_is_refused(files, tmp_path):
-    folder = tmp_path / "writer"
-    shutil.copytree(files / "teacher", folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    from keras_transformer import files as our_files
-
-    manifest.pop("seal", None)
-    (folder / "manifest.json").write_text(json.dumps(our_files.sealed({**manifest, "task": "translate"})))
-    with pytest.raises(UserError):
-        compress(settings(files, tmp_path / "small", teacher=folder))
