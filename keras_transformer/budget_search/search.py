@@ -31,7 +31,8 @@ from keras_transformer.training.precision import fastest_policy
 
 MODEL, STUDENT = "model.tflite", "student"  # in the folder that is handed over
 TINY = 1e-9
-SLACK = 1.2  # an estimate is trusted so far
+SLACK = 1.1  # an estimate is trusted so far
+ROW_BYTES = 4
 TRIED = 3  # candidates that are written and timed, for each one that learns
 FINALISTS = 2  # that learn in full at most
 BYTES_A_WEIGHT = {"dynamic": 1.0, "int8": 1.0, "int4": 0.5, "float16": 2.0}
@@ -237,16 +238,22 @@ class _Search:
         budget, teacher = self.settings.budget, self.material.teacher
         head_dim, positions = teacher.head_dim, self.material.corpus.max_length
         always, length = self.material.corpus.always, positions // 2
+        each = min(BYTES_A_WEIGHT[form] for form in self.settings.forms)
         pieces = {count: shapes.kept_pieces(self.counts, always, count) for count in shapes.MIN_COUNTS}
 
-        def weights(shape: Shape) -> int:
-            return shapes.weights(shape, head_dim, pieces[shape.min_count], positions)
+        beside = min(
+            (row["bytes"] - BYTES_A_WEIGHT[row["form"]] * teacher.count_params() for row in uncut["rows"]), default=0
+        )
+        beside += ROW_BYTES * teacher.vocab_size  # which row of a cut table each piece has
+
+        def size(shape: Shape) -> float:
+            return beside + each * shapes.weights(shape, head_dim, pieces[shape.min_count], positions)
 
         fastest = min((row["ms"] for row in uncut["rows"]), default=math.inf)
         wanted_ms = min(budget.max_ms or math.inf, _teacher_ms(uncut) / (budget.min_speedup or TINY))
         share = math.inf if self.clock.table is not None else SLACK * wanted_ms / fastest
         operations = share * shapes.operations(shapes.whole(teacher), head_dim, length)
-        most = SLACK * (budget.max_bytes or math.inf) / min(BYTES_A_WEIGHT[form] for form in self.settings.forms)
+        most = SLACK * (budget.max_bytes or math.inf)
         every = [shape for shape in shapes.every_shape(teacher, found.layers) if self._has_time(shape)]
         if not every:
             raise UserError(
@@ -254,11 +261,9 @@ class _Search:
                 f"as {shapes.whole(teacher).name}/{self.settings.forms[0]}. Take the names from search.json."
             )
         fitting = [
-            shape
-            for shape in every
-            if weights(shape) <= most and shapes.operations(shape, head_dim, length) <= operations
+            shape for shape in every if size(shape) <= most and shapes.operations(shape, head_dim, length) <= operations
         ]
-        return sorted(fitting or [min(every, key=weights)], key=lambda shape: (found.damage(shape), shape.name))
+        return sorted(fitting or [min(every, key=size)], key=lambda shape: (found.damage(shape), shape.name))
 
     def _has_time(self, shape: Shape) -> bool:
         """Whether its time can be known."""

@@ -1,15 +1,13 @@
 """`keras-transformer compress`: the smallest, fastest file within a budget that keeps the accuracy asked for."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from keras_transformer.checks import UserError
 from keras_transformer.cli.options import AsJson, DataFile, Epochs, LabelColumn, Quiet, Seed, TextColumn
 from keras_transformer.cli.output import print_facts, print_json, working
-
-Form = Literal["dynamic", "int8", "int4", "float16"]
 
 
 def compress(
@@ -62,7 +60,7 @@ def compress(
         ),
     ] = None,
     quantize: Annotated[
-        list[Form] | None,
+        list[str] | None,
         typer.Option(
             "--quantize", help="number formats to choose from; may be given several times", show_default="dynamic, int8"
         ),
