@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import keras
 
 from keras_transformer import bundle, evaluation, serving
 from keras_transformer.budget_search import report, sensitivity, shapes, trials
+from keras_transformer.budget_search.estimates import Estimates, misfit
 from keras_transformer.budget_search.journal import Journal
 from keras_transformer.budget_search.learning import SINGLE, Lessons
 from keras_transformer.budget_search.material import read
@@ -20,6 +21,7 @@ from keras_transformer.budget_search.sensitivity import Sensitivity
 from keras_transformer.budget_search.settings import SearchSettings, command, fingerprint
 from keras_transformer.budget_search.shapes import Shape
 from keras_transformer.budget_search.trials import TEACHER, Clock, Cost
+from keras_transformer.budget_search.wishes import Budget
 from keras_transformer.checks import UserError
 from keras_transformer.compression import count_pieces
 from keras_transformer.data import assets
@@ -30,12 +32,9 @@ from keras_transformer.tasks import CLASSIFY
 from keras_transformer.training.precision import fastest_policy
 
 MODEL, STUDENT = "model.tflite", "student"  # in the folder that is handed over
-TINY = 1e-9
-SLACK = 1.1  # an estimate is trusted so far
-ROW_BYTES = 4
 TRIED = 3  # candidates that are written and timed, for each one that learns
+FLOAT32_BYTES = 4
 FINALISTS = 2  # that learn in full at most
-BYTES_A_WEIGHT = {"dynamic": 1.0, "int8": 1.0, "int4": 0.5, "float16": 2.0}
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,10 @@ class _Search:
 
     def __init__(self, settings: SearchSettings, journal: Journal, tell: Tell) -> None:
         keras.utils.set_random_seed(settings.seed)
-        self.settings, self.journal, self.tell = settings, journal, tell
+        self.journal, self.tell = journal, tell
         self.material = read(settings)
+        tenth = Budget(max_bytes=FLOAT32_BYTES * self.material.teacher.count_params() // 10)
+        self.settings = settings = settings if str(settings.budget) else replace(settings, budget=tenth)
         table = None if settings.latency_table is None else trials.read_latencies(settings.latency_table)
         if table is not None and settings.budget.min_speedup is not None and TEACHER not in table:
             raise UserError(
@@ -130,22 +131,31 @@ class _Search:
         Raises:
             UserError: if none fits; the message names the nearest.
         """
+        budget = self.settings.budget
+        estimates = Estimates(
+            self.material.teacher, self.material.corpus, self.counts, self.settings.forms, budget, uncut["rows"]
+        )
+        open_shapes = self._by_damage(found)
+        least = min(open_shapes, key=lambda shape: (estimates.operations(shape), estimates.bytes(shape)))
         kept: list[Trial] = []
-        nearest: list[tuple[str, Cost]] = []
-        per_depth = math.ceil(self.settings.candidates / 2)
-        for tried, shape in enumerate(self._promising(found, uncut)):
-            if len(kept) == self.settings.candidates or tried == TRIED * self.settings.candidates:
+        written: dict[str, Cost] = {}
+        for _ in range(TRIED * self.settings.candidates):
+            open_shapes = [shape for shape in open_shapes if self._has_room(shape, kept)]
+            shape = next(filter(estimates.allow, open_shapes), None)
+            if shape is None and not written:
+                shape = least  # to see
+            if shape is None:
                 break
-            if sum(len(trial.shape.layers) == len(shape.layers) for trial in kept) == per_depth:
-                continue
-            written = self.journal.once(f"cost/{shape.name}", partial(self._cost, shape))
-            costs = {form: Cost(**cost) for form, cost in written.items()}
-            fitting = {form: cost for form, cost in costs.items() if not self._misses(cost)}
-            nearest += [(f"{shape.name}/{form}", cost) for form, cost in costs.items()]
+            open_shapes.remove(shape)
+            found_costs = self.journal.once(f"cost/{shape.name}", partial(self._cost, shape))
+            costs = {form: Cost(**cost) for form, cost in found_costs.items()}
+            estimates.learn(shape, costs.values())
+            written |= {f"{shape.name}/{form}": cost for form, cost in costs.items()}
+            fitting = {form: cost for form, cost in costs.items() if misfit(budget, cost) <= 1}
             if fitting:
                 kept.append(Trial(shape, fitting))
         if not kept:
-            raise UserError(f"--budget {self.settings.budget}: no candidate fits into it. {_smallest(nearest)}")
+            raise UserError(f"--budget {budget}: no candidate fits into it. {_nearest(written, budget)}")
         return kept
 
     def try_out(self, trial: Trial) -> float:
@@ -230,40 +240,22 @@ class _Search:
         self.tell("What each cut alone does to the teacher's answers")
         return sensitivity.measure(self.material.teacher, self.material.corpus).to_json()
 
-    def _promising(self, found: Sensitivity, uncut: Mapping[str, Any]) -> list[Shape]:
-        """Shapes that should fit, by the sizes and times of the teacher's own files; the least damaged first.
-
-        Where none should, the smallest of all, to see.
-        """
-        budget, teacher = self.settings.budget, self.material.teacher
-        head_dim, positions = teacher.head_dim, self.material.corpus.max_length
-        always, length = self.material.corpus.always, positions // 2
-        each = min(BYTES_A_WEIGHT[form] for form in self.settings.forms)
-        pieces = {count: shapes.kept_pieces(self.counts, always, count) for count in shapes.MIN_COUNTS}
-
-        beside = min(
-            (row["bytes"] - BYTES_A_WEIGHT[row["form"]] * teacher.count_params() for row in uncut["rows"]), default=0
-        )
-        beside += ROW_BYTES * teacher.vocab_size  # which row of a cut table each piece has
-
-        def size(shape: Shape) -> float:
-            return beside + each * shapes.weights(shape, head_dim, pieces[shape.min_count], positions)
-
-        fastest = min((row["ms"] for row in uncut["rows"]), default=math.inf)
-        wanted_ms = min(budget.max_ms or math.inf, _teacher_ms(uncut) / (budget.min_speedup or TINY))
-        share = math.inf if self.clock.table is not None else SLACK * wanted_ms / fastest
-        operations = share * shapes.operations(shapes.whole(teacher), head_dim, length)
-        most = SLACK * (budget.max_bytes or math.inf)
-        every = [shape for shape in shapes.every_shape(teacher, found.layers) if self._has_time(shape)]
+    def _by_damage(self, found: Sensitivity) -> list[Shape]:
+        """Every shape whose time can be known, the least damaged first."""
+        every = [shape for shape in shapes.every_shape(self.material.teacher, found.layers) if self._has_time(shape)]
         if not every:
             raise UserError(
                 f"--latency-table {self.settings.latency_table}: none of its rows is a candidate of this teacher, such "
-                f"as {shapes.whole(teacher).name}/{self.settings.forms[0]}. Take the names from search.json."
+                f"as {shapes.whole(self.material.teacher).name}/{self.settings.forms[0]}. "
+                "Take the names from search.json."
             )
-        fitting = [
-            shape for shape in every if size(shape) <= most and shapes.operations(shape, head_dim, length) <= operations
-        ]
-        return sorted(fitting or [min(every, key=size)], key=lambda shape: (found.damage(shape), shape.name))
+        return sorted(every, key=lambda shape: (found.damage(shape), shape.name))
+
+    def _has_room(self, shape: Shape, kept: list[Trial]) -> bool:
+        """Whether one more may learn, and not half of them have this depth already."""
+        candidates = self.settings.candidates
+        as_deep = sum(len(trial.shape.layers) == len(shape.layers) for trial in kept)
+        return len(kept) < candidates and as_deep < math.ceil(candidates / 2)
 
     def _has_time(self, shape: Shape) -> bool:
         """Whether its time can be known."""
@@ -309,9 +301,6 @@ class _Search:
     def _build(self, shape: Shape, policy: str) -> TextClassifier:
         return shapes.build(self.material.teacher, shape, self.material.corpus, policy)
 
-    def _misses(self, cost: Cost) -> list[str]:
-        return self.settings.budget.misses(cost.bytes, cost.ms, cost.speedup)
-
     def _save(self, model: TextClassifier, folder: Path) -> None:
         material = self.material
         bundle.save(
@@ -327,16 +316,15 @@ class _Search:
         )
 
 
-def _teacher_ms(uncut: Mapping[str, Any]) -> float:
-    """The teacher's own time, out of the time and the speed-up of one of its files; infinite if that isn't known."""
-    return max((row["ms"] * row["speedup"] for row in uncut["rows"]), default=math.inf)
-
-
-def _smallest(nearest: list[tuple[str, Cost]]) -> str:
-    if not nearest:
-        return "Use a larger one."
-    name, cost = min(nearest, key=lambda one: (one[1].bytes, one[1].ms))
-    return f"The smallest tried, {name}, has {cost.bytes / 1e6:.3g} MB and takes {cost.ms:.3g} ms. Use a larger one."
+def _nearest(written: Mapping[str, Cost], budget: Budget) -> str:
+    if not written:
+        return "None could be written. Try --quantize float16."
+    name = min(written, key=lambda one: misfit(budget, written[one]))
+    cost = written[name]
+    return (
+        f"The nearest of {len(written)} files tried, {name}, has {cost.bytes / 1e6:.3g} MB and takes {cost.ms:.3g} ms, "
+        f"{cost.speedup:.3g} times faster than the teacher. Ask for less."
+    )
 
 
 def _refuse_foreign_folder(out: Path) -> None:

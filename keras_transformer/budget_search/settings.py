@@ -24,7 +24,7 @@ class SearchSettings:
     teacher: Path
     data: Path
     out: Path
-    budget: Budget
+    budget: Budget  # one that limits nothing = a tenth of the teacher's weights in float32
     min_accuracy: LeastAccuracy
     test: Path | None = None  # labelled texts that only measure; None = rows of `data` that are held back
     unlabelled: Path | None = None
@@ -61,7 +61,8 @@ def command(settings: SearchSettings, *, with_out: bool = True) -> str:
     """The command line that asks for this search."""
     wish = settings.min_accuracy
     words = ["keras-transformer", "compress", str(settings.teacher), "--data", str(settings.data)]
-    words += ["--budget", str(settings.budget), "--min-accuracy", f"{wish.value:g}{'x' if wish.of_teacher else ''}"]
+    words += ["--budget", str(settings.budget)] if str(settings.budget) else []
+    words += ["--min-accuracy", f"{wish.value:g}{'x' if wish.of_teacher else ''}"]
     for form in settings.forms if settings.forms != DEFAULT_FORMS else ():
         words += ["--quantize", form]
     defaults = {field: SearchSettings.__dataclass_fields__[field].default for field in OTHERS}

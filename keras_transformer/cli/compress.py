@@ -22,17 +22,17 @@ def compress(
         ),
     ],
     data: DataFile,
+    out: Annotated[Path, typer.Option("--out", help="folder to write", file_okay=False, show_default=False)],
     budget: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--budget",
             metavar="4MB,5ms",
             help="the most that the file may cost: bytes (KB, MB, MiB), and ms of one text in one thread or so many "
             "times (20x) faster than the teacher as a Keras graph",
-            show_default=False,
+            show_default="a tenth of the teacher's weights in float32",
         ),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="folder to write", file_okay=False, show_default=False)],
+    ] = None,
     min_accuracy: Annotated[
         str,
         typer.Option(
@@ -100,7 +100,7 @@ def compress(
             teacher=teacher,
             data=data,
             out=out,
-            budget=Budget.parse(budget),
+            budget=Budget() if budget is None else Budget.parse(budget),
             min_accuracy=LeastAccuracy.parse(min_accuracy),
             test=test,
             unlabelled=unlabelled,

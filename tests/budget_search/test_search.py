@@ -160,7 +160,9 @@ def test_the_command_writes_the_nearest_file_and_ends_badly_where_wishes_clash(f
 
 def test_a_budget_that_nothing_fits_into_is_refused_with_the_nearest(files, one_sensitivity):
     out = files / "none"
-    with pytest.raises(UserError, match=r"no candidate fits into it. The smallest tried, .* MB and takes .* ms"):
+    with pytest.raises(
+        UserError, match=r"no candidate fits into it. The nearest of 1 files tried, .* MB and takes .* ms"
+    ):
         compress(settings(files, out, "1KB"))
     assert not out.exists()
 

@@ -340,11 +340,14 @@ def test_export_of_what_is_no_run_folder_is_refused(tmp_path):
 
 def test_the_names_of_the_commands_are_a_contract():
     names = [command.callback.__name__ for command in app.registered_commands]
-    assert names == ["demo", "train", "distill", "export", "evaluate", "predict", "generate", "benchmark", "serve"]
+    assert names == [
+        *("demo", "train", "distill", "compress", "export", "evaluate", "predict", "generate", "benchmark", "serve")
+    ]
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "distill", "export", "evaluate", "predict", "generate", "demo", "benchmark", "serve"]
+    "command",
+    ["train", "distill", "compress", "export", "evaluate", "predict", "generate", "demo", "benchmark", "serve"],
 )
 def test_every_command_has_help_json_and_quiet(command):
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120", "TERM": "dumb"})
