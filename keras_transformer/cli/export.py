@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FEW_TEXTS = 50
 Format = Literal["saved_model", "tflite"]
-Quantize = Literal["none", "float16", "dynamic", "int8", "int16", "int4"]
+Quantize = Literal["none", "float16", "dynamic", "int8", "int16", "int4", "mixed"]
 
 
 def export(
@@ -35,9 +35,14 @@ def export(
         typer.Option(
             "--quantize",
             help="number format of a .tflite: dynamic has int8 weights (a classifier int8 attention too), int8 and "
-            "int16 have activations of fixed ranges too, int4 has the smallest weights",
+            "int16 have activations of fixed ranges too, int4 has the smallest weights, mixed has int4 for those of a "
+            "classifier's weights that can best do with it",
             show_default="dynamic",
         ),
+    ] = None,
+    max_bytes: Annotated[
+        int | None,
+        typer.Option("--max-bytes", min=1, help="of the file, for --quantize mixed", show_default=False),
     ] = None,
     max_length: Annotated[
         int | None,
@@ -64,6 +69,7 @@ def export(
     token by token.
     """
     _check_place(out, form, quantize)
+    _check_mixed(quantize, max_bytes)
     with working(quiet):
         from keras_transformer import bundle
         from keras_transformer.data.text import read_table
@@ -74,8 +80,14 @@ def export(
         examples = read_table(data, text_column, None).texts[: bundle.MOST_EXAMPLES] if data else info.examples
         if not examples:
             raise UserError(f"{folder}: keeps no texts to prove an export with. Give some with --data FILE.")
-        write = _write_classifier if info.manifest.task == CLASSIFY else _write_writer
-        report = write(bundle.load(folder), out, form, quantize or "dynamic", length, examples)
+        if info.manifest.task == CLASSIFY:
+            report = _write_classifier(
+                bundle.load(folder), out, form, quantize or "dynamic", length, examples, max_bytes
+            )
+        elif quantize == "mixed":
+            raise UserError(f"--quantize mixed: is for classifiers, and {folder} writes texts. Use --quantize int4.")
+        else:
+            report = _write_writer(bundle.load(folder), out, form, quantize or "dynamic", length, examples)
     if as_json:
         print_json(asdict(report))
     else:
@@ -94,12 +106,18 @@ def _facts(report: "ExportReport", examples: int) -> dict[str, object]:
 
 def _how_many(texts: int, form: str) -> str:
     """Say of how many texts; an integer form is held to a share of them, and of few no small share can be seen."""
-    few = form.endswith(("int8", "int16", "int4")) and texts < FEW_TEXTS
+    few = form.endswith(("int8", "int16", "int4", "mixed")) and texts < FEW_TEXTS
     return f"{texts} texts (few texts prove little: give {FEW_TEXTS} or more with --data)" if few else f"{texts} texts"
 
 
 def _write_classifier(
-    loaded: "Bundle", out: Path, form: Format, quantize: Quantize, max_length: int, examples: list[str]
+    loaded: "Bundle",
+    out: Path,
+    form: Format,
+    quantize: Quantize,
+    max_length: int,
+    examples: list[str],
+    max_bytes: int | None,
 ) -> "ExportReport":
     from keras_transformer import export as exports
     from keras_transformer.data.saved_tokenizers import word_pieces
@@ -112,7 +130,7 @@ def _write_classifier(
     }
     if form == "saved_model":
         return exports.saved_model(loaded.model, out, **parts)
-    return exports.tflite(loaded.model, out, quantize=quantize, **parts)
+    return exports.tflite(loaded.model, out, quantize=quantize, max_bytes=max_bytes, **parts)
 
 
 def _write_writer(
@@ -146,3 +164,11 @@ def _check_place(out: Path, form: Format, quantize: Quantize | None) -> None:
         raise UserError(f"--out {out}: is the name of a file, and a SavedModel is a folder. Give another name.")
     if (out / "manifest.json").exists():
         raise UserError(f"--out {out}: is a run folder. Give the SavedModel a folder of its own.")
+
+
+def _check_mixed(quantize: Quantize | None, max_bytes: int | None) -> None:
+    """Refuse a mixture of which nothing is said, and a length that nothing is chosen by."""
+    if quantize == "mixed" and max_bytes is None:
+        raise UserError("--quantize mixed: needs --max-bytes, how long the file may be. Give for example 50000.")
+    if quantize != "mixed" and max_bytes is not None:
+        raise UserError(f"--max-bytes {max_bytes}: is for --quantize mixed alone. Add that, or leave it out.")

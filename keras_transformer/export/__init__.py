@@ -3,6 +3,7 @@
 Importing this package imports neither TensorFlow nor Keras; `saved_model` and `tflite` do when they are called.
 """
 
+from keras_transformer.export.mixed_bits import mixed_bits
 from keras_transformer.export.parity import ExportReport, Parity, ParityError, compare
 from keras_transformer.export.saved_model import saved_model
 from keras_transformer.export.tflite import QUANTIZATIONS, tflite
@@ -17,6 +18,7 @@ __all__ = [
     "ParityError",
     "WritingReport",
     "compare",
+    "mixed_bits",
     "saved_model",
     "saved_model_writer",
     "tflite",

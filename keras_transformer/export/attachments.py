@@ -5,6 +5,7 @@ file carries them as a zip archive behind the flatbuffer: interpreters read from
 """
 
 import hashlib
+import io
 import json
 import zipfile
 import zlib
@@ -77,9 +78,14 @@ class Attachments:
 
 def append_to_file(path: Path, attachments: Attachments) -> None:
     """Put the attachments behind the flatbuffer in `path`; its bytes so far stay as they are."""
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in _texts(attachments).items():
-            archive.writestr(zipfile.ZipInfo(name, REPEATABLE), text, zipfile.ZIP_DEFLATED)
+    _append(path, attachments)
+
+
+def length_in_file(attachments: Attachments) -> int:
+    """Return how many bytes `append_to_file` adds to a file."""
+    archive = io.BytesIO()
+    _append(archive, attachments)
+    return len(archive.getvalue())
 
 
 def read_from_file(path: Path) -> Attachments:
@@ -144,6 +150,12 @@ def parts_of_folder(folder: Path) -> dict[str, Part]:
 def part_of_file(path: Path) -> Part:
     """Record one file."""
     return Part(files.sha256(path), path.stat().st_size)
+
+
+def _append(file: Path | io.BytesIO, attachments: Attachments) -> None:
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in _texts(attachments).items():
+            archive.writestr(zipfile.ZipInfo(name, REPEATABLE), text, zipfile.ZIP_DEFLATED)
 
 
 def _texts(attachments: Attachments) -> dict[str, str]:

@@ -5,7 +5,9 @@ and GELU stay in float32: their integer kernels save nothing, or cost more (`ben
 """
 
 import contextlib
+import copy
 import io
+import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +28,9 @@ from keras_transformer.export.lite_tables import with_shared_tables
 
 Calibration = Callable[[bytes], Iterator[tuple[str, dict[str, np.ndarray]]]]
 """Takes the float32 flatbuffer and gives pairs of a signature's name and inputs of it by name."""
+
+Recipe = list[dict[str, Any]]
+"""What ai-edge-quantizer is told, as it reads it from JSON: rules for operators, a later one before an earlier."""
 
 THREADS = 2
 SHAPING = (schema.BuiltinOperator.RESHAPE, schema.BuiltinOperator.SQUEEZE, schema.BuiltinOperator.EXPAND_DIMS)
@@ -71,6 +76,19 @@ def in_integers(
     Raises:
         ValueError: if a product whose ranges were learned isn't in the flatbuffer.
     """
+    recipe = recipe_of(flatbuffer, form, more, attention=attention)
+    return Calibrated(flatbuffer, recipe, calibration, learned).quantized(recipe)
+
+
+def recipe_of(
+    flatbuffer: bytes, form: str, more: Sequence[str] = (), *, attention: bool = False, int4: Sequence[str] = ()
+) -> Recipe:
+    """Return what the quantiser is told for `in_integers`, which has the same arguments.
+
+    Args:
+        int4: names of what those dense products give whose weights have 4 bits, and whose activations are float32,
+            whatever the form.
+    """
     bits = FORMS[form]
     recipe = RecipeManager()
     if bits.activations is None:
@@ -83,22 +101,50 @@ def in_integers(
     inner = attention_products(flatbuffer) if attention else AttentionProducts({}, [])
     for name, given in inner.operators.items():
         recipe.add_static_config(_scope(given), TFLOperationName(name), ATTENTION_BITS, ATTENTION_BITS)
-    last = last_products(flatbuffer)
-    if last:
-        recipe.add_dynamic_config(_scope(last), TFLOperationName.FULLY_CONNECTED, 8)
-    float_model = bytearray(flatbuffer)
-    with _silence():
-        # Not the moving averages that it takes by itself: they cut off what a few texts need.
-        seen = Calibrator(float_model, num_threads=THREADS, qsv_update_func=min_max_update)
-        for signature, inputs in calibration(flatbuffer):  # one by one: the state of a step may have megabytes
-            seen.calibrate({signature: [inputs]}, recipe)
-        ranges = seen.get_model_qsvs()
-        make_symmetric(ranges, inner.right)
+    for names, weights in ((last_products(flatbuffer), 8), (int4, 4)):
+        if names:
+            recipe.add_dynamic_config(_scope(names), TFLOperationName.FULLY_CONNECTED, weights)
+    # Plain texts in place of the quantiser's enumerations: what was saved and read again is the same.
+    plain: Recipe = json.loads(json.dumps(recipe.get_quantization_recipe()))
+    return plain
+
+
+class Calibrated:
+    """A float32 flatbuffer with the ranges of its tensors, to be quantised by any recipe that asks for no others.
+
+    Args:
+        flatbuffer: float32.
+        recipe: a recipe; the operators that it names are those whose ranges are taken.
+        calibration: inputs like those to come.
+        learned: ranges that a model was trained with; they go before what the calibration finds.
+
+    Raises:
+        ValueError: if a product whose ranges were learned isn't in the flatbuffer.
+    """
+
+    def __init__(
+        self, flatbuffer: bytes, recipe: Recipe, calibration: Calibration, learned: Sequence[LearnedRange] = ()
+    ) -> None:
+        self.flatbuffer = flatbuffer
+        told = RecipeManager()
+        told.load_quantization_recipe(recipe)
+        with _silence():
+            # Not the moving averages that it takes by itself: they cut off what a few texts need.
+            seen = Calibrator(bytearray(flatbuffer), num_threads=THREADS, qsv_update_func=min_max_update)
+            for signature, inputs in calibration(flatbuffer):  # one by one: the state of a step may have megabytes
+                seen.calibrate({signature: [inputs]}, told)
+        self._ranges = ranges = seen.get_model_qsvs()
+        if any(one["operation"] == TFLOperationName.BATCH_MATMUL and one["regex"] != ".*" for one in recipe):
+            make_symmetric(ranges, [name for name in attention_products(flatbuffer).right if name in ranges])
         for name, ends in learned_tensors(flatbuffer, learned).items():
             if name in ranges:  # not what the last product reads and gives: they stay float32
                 ranges[name] |= {end: np.full_like(ranges[name][end], at) for end, at in zip(ENDS, ends, strict=True)}
-        made = Quantizer(float_model, recipe.get_quantization_recipe()).quantize(ranges)
-    return with_shared_tables(_tidied(made.quantized_model))
+
+    def quantized(self, recipe: Recipe) -> bytes:
+        """Return the flatbuffer with the integers of a recipe."""
+        with _silence():
+            made = Quantizer(bytearray(self.flatbuffer), recipe).quantize(copy.deepcopy(self._ranges))
+        return with_shared_tables(_tidied(made.quantized_model))
 
 
 def _scope(given: Sequence[str]) -> str:

@@ -47,14 +47,31 @@ def convert(prepared: Prepared, quantize: str) -> bytes:
         UserError: if the model has an operator that LiteRT lacks.
     """
     model, learned = without_rounding(prepared.model)
-    function = token_function(model, (1, prepared.fixed_length), limits=None)
-    signatures = {SIGNATURE: function.get_concrete_function()}
     # A model that learned its ranges learned none for the attention.
     attention = quantize in INTEGER_ATTENTION and not learned
     texts = CALIBRATION_TEXTS if quantize in INTEGERS else ATTENTION_TEXTS
     return flatbuffer(
-        model, signatures, quantize, lambda _: _calibration(prepared, texts), learned, attention=attention
+        model, _signatures(model, prepared), quantize, calibration(prepared, texts), learned, attention=attention
     )
+
+
+def float_flatbuffer(prepared: Prepared) -> bytes:
+    """Return the float32 flatbuffer of a prepared model that has no fake integers, with the signature of `convert`.
+
+    Raises:
+        UserError: if the model has an operator that LiteRT lacks.
+    """
+    return _converted(prepared.model, _signatures(prepared.model, prepared), "none")
+
+
+def calibration(prepared: Prepared, texts: int) -> Calibration:
+    """Return what asks the signature of `convert` for every second example, up to so many; the others prove ranges."""
+
+    def inputs(_: bytes) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        for row in prepared.token_ids[::2][:texts]:
+            yield SIGNATURE, {INPUT: prepared.tokenizer.pad([row], prepared.fixed_length)}
+
+    return inputs
 
 
 def require_form(model: keras.Model, quantize: str) -> None:
@@ -159,9 +176,9 @@ def _with_first_graph(content: bytes, signature: str) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def _calibration(prepared: Prepared, texts: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    for row in prepared.token_ids[::2][:texts]:  # the others prove that the ranges hold for new texts
-        yield SIGNATURE, {INPUT: prepared.tokenizer.pad([row], prepared.fixed_length)}
+def _signatures(model: keras.Model, prepared: Prepared) -> dict[str, Any]:
+    function = token_function(model, (1, prepared.fixed_length), limits=None)
+    return {SIGNATURE: function.get_concrete_function()}
 
 
 def _missing_operators(error: ConverterError) -> str:

@@ -42,7 +42,7 @@ class ExportReport:
     """What was written and what it lost. `dataclasses.asdict` of it goes into JSON as it is."""
 
     path: str
-    format: str  # "saved_model", one of `export.tflite.FORMATS`
+    format: str  # "saved_model", one of `export.tflite.FORMATS`, "tflite_mixed"
     bytes: int
     max_abs_logit_error: float
     top1_agreement: float

@@ -1,8 +1,9 @@
 """A `.tflite` file that is whole: the model for LiteRT, with its tokenizer, labels and settings inside."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keras_transformer import files
 from keras_transformer.checks import UserError, one_of
@@ -16,12 +17,14 @@ from keras_transformer.export.attachments import (
 )
 from keras_transformer.export.lite_operators import operator_names
 from keras_transformer.export.lite_runner import LiteRunner
+from keras_transformer.export.mixed_bits import MIXED, MIXED_FORMAT, require_one
 from keras_transformer.export.parity import ExportReport, Parity, compare, require_agreement, require_logits
 
 if TYPE_CHECKING:
     import keras
 
     from keras_transformer.data.tokenizer import WordPiece
+    from keras_transformer.export.preparation import Prepared
 
 FORMATS = {
     "none": "tflite_float32",
@@ -32,6 +35,7 @@ FORMATS = {
     "int4": "tflite_int4",
 }
 QUANTIZATIONS = tuple(FORMATS)
+"""Those that need no more said. A classifier also takes "mixed"."""
 TOLERANCES = {"none": 1e-4, "float16": 1e-2}
 """Largest difference in a logit. The forms with integer weights are held to `min_agreement` instead."""
 MIN_AGREEMENT = 0.98
@@ -42,6 +46,7 @@ FIXES = {
     "int8": "Try quantize='dynamic', which fixes ranges for attention alone, or pass a lower min_agreement.",
     "int16": "Try quantize='dynamic', which fixes ranges for attention alone, or pass a lower min_agreement.",
     "int4": "Try quantize='dynamic', whose weights have 8 bits, or pass a lower min_agreement.",
+    MIXED: "Try a larger max_bytes, for which more weights have 8 bits, or pass a lower min_agreement.",
 }
 
 
@@ -56,6 +61,8 @@ def tflite(
     quantize: str = "dynamic",
     tolerance: float | None = None,
     min_agreement: float = MIN_AGREEMENT,
+    max_bytes: int | None = None,
+    recipe: list[dict[str, Any]] | None = None,
     task: str = "classify",
 ) -> ExportReport:
     """Write `model` as one `.tflite` file, reload it with LiteRT, and prove that it agrees.
@@ -77,35 +84,40 @@ def tflite(
             float32 activations, and int8 products in self-attention, whose ranges are fixed here. "int8": as "dynamic",
             and int8 activations around the dense products, in ranges fixed here too; softmax and norms stay in float32.
             "int16": the same with int16 activations and float32 attention, which takes 30 times as long on a processor,
-            and more. "int4": int4 weights, int8 tables, float32 activations.
+            and more. "int4": int4 weights, int8 tables, float32 activations. "mixed": as "dynamic", with int4 for the
+            weights that can best do with it, by `max_bytes` or a `recipe`.
         tolerance: largest difference in a logit that is let through; None = 1e-4 for "none", 1e-2 for "float16", and
             no limit for the integer forms.
         min_agreement: share of examples that must keep their best label in the integer forms.
+        max_bytes: for "mixed": the longest that the file may be. As many weights go to int4 as that needs, first those
+            whose 4 bits change the logits of every second example least for each byte.
+        recipe: or what `mixed_bits` returned for this model.
         task: written into the settings.
 
     Raises:
         ParityError: if the file's answers are over a limit; the message says which knob to turn.
-        UserError: if the place can't be written, or the model has an operator that LiteRT lacks.
+        UserError: if the place can't be written, the model has an operator that LiteRT lacks, `max_bytes` is too few,
+            or the recipe another model's.
         ValueError: for an unknown `quantize`, one that the model was not trained for, or parts that don't belong
             together.
     """
-    one_of("quantize", quantize, QUANTIZATIONS)
+    one_of("quantize", quantize, (*QUANTIZATIONS, MIXED))
+    _check_mixed(quantize, max_bytes, recipe)
     from keras_transformer.export.lite_converter import convert, require_form
     from keras_transformer.export.preparation import prepare
 
     require_form(model, quantize)
+    form = FORMATS.get(quantize, MIXED_FORMAT)
     prepared = prepare(model, tokenizer, labels, max_length, examples)
+    attachments = partial(prepared.attachments, form, task)
     with files.staged(path) as staging:
-        operators = write_whole(
-            staging,
-            convert(prepared, quantize),
-            lambda parts: prepared.attachments(FORMATS[quantize], task, parts),
-            path,
-        )
+        mixed = quantize == MIXED
+        flatbuffer = _mixed(prepared, attachments, max_bytes, recipe) if mixed else convert(prepared, quantize)
+        operators = write_whole(staging, flatbuffer, attachments, path)
         logits = prepared.run(LiteRunner(staging), batch_size=1)
         result = compare(prepared.reference, logits)
         _require(result, quantize, tolerance, min_agreement, path)
-    return ExportReport.of(path, FORMATS[quantize], result, operators)
+    return ExportReport.of(path, form, result, operators)
 
 
 def write_whole(
@@ -133,6 +145,31 @@ def write_whole(
     append_to_file(staging, attachments({FLATBUFFER: part_of_file(staging)}))
     read_from_file(staging)
     return operators
+
+
+def _check_mixed(quantize: str, max_bytes: int | None, recipe: object) -> None:
+    """Refuse what says how bits are mixed where they aren't, and a mixture of which nothing is said."""
+    if quantize == MIXED:
+        require_one(max_bytes=max_bytes, recipe=recipe)
+    elif max_bytes is not None or recipe is not None:
+        name = "recipe" if max_bytes is None else "max_bytes"
+        raise ValueError(
+            f"{name} given with quantize={quantize!r}, and only quantize={MIXED!r} chooses bits by it. "
+            f"Leave it out, or use quantize={MIXED!r}."
+        )
+
+
+def _mixed(
+    prepared: "Prepared",
+    attachments: Callable[[dict[str, Part]], Attachments],
+    max_bytes: int | None,
+    recipe: list[dict[str, Any]] | None,
+) -> bytes:
+    from keras_transformer.export.lite_mixed import by_recipe, chosen
+
+    if recipe is not None:
+        return by_recipe(prepared, recipe)
+    return chosen(prepared, attachments, max_bytes=max_bytes).flatbuffer
 
 
 def _require(result: Parity, quantize: str, tolerance: float | None, min_agreement: float, path: Path | str) -> None:

@@ -21,6 +21,7 @@ FORMAT_NAMES = {
     "tflite_static_int8": "TFLite static int8",
     "tflite_int16": "TFLite int16 activations",
     "tflite_int4": "TFLite int4 weights",
+    "tflite_mixed": "TFLite int4 and int8 weights",
 }
 
 

@@ -312,6 +312,17 @@ def test_an_int8_file_that_few_texts_were_tried_on_says_so(small_bundle, reviews
     assert many.endswith("same answer 100.00% of 50 texts\n")
 
 
+def test_export_mixes_bits_for_the_bytes_that_there_are(small_bundle, reviews, tmp_path):
+    arguments = ("export", small_bundle, "--format", "tflite", "--data", reviews, "--json")
+    dynamic = only_json(run(*arguments, "--out", tmp_path / "dynamic.tflite"))
+    mixed = ("--quantize", "mixed", "--max-bytes")
+    content = only_json(run(*arguments, "--out", tmp_path / "m.tflite", *mixed, dynamic["bytes"] - 101))
+    assert content["format"] == "tflite_mixed"
+    assert content["bytes"] == (tmp_path / "m.tflite").stat().st_size <= dynamic["bytes"] - 101
+    with pytest.raises(UserError, match=r"max_bytes=17 can't be met: .* Use max_bytes=\d+ or more"):
+        run(*arguments, "--out", tmp_path / "none.tflite", *mixed, 17)
+
+
 @pytest.mark.parametrize(
     ("out", "options", "message"),
     [
@@ -321,6 +332,8 @@ def test_an_int8_file_that_few_texts_were_tried_on_says_so(small_bundle, reviews
         ("notes", ["saved_model"], "is the name of a file, and a SavedModel is a folder"),
         ("run", ["saved_model"], "is a run folder. Give the SavedModel a folder of its own"),
         ("x", ["saved_model", "--quantize", "int8"], "--quantize int8: is for --format tflite"),
+        ("x.tflite", ["tflite", "--quantize", "mixed"], "--quantize mixed: needs --max-bytes, .* for example 50000"),
+        ("x.tflite", ["tflite", "--max-bytes", 1009], "--max-bytes 1009: is for --quantize mixed alone"),
     ],
 )
 def test_a_place_that_cannot_take_the_export_is_refused_at_once(small_bundle, tmp_path, out, options, message):
@@ -364,7 +377,7 @@ def test_the_sizes_and_number_formats_of_the_options_are_those_of_the_library():
     from keras_transformer.cli.options import SIZES, Size
     from keras_transformer.export import QUANTIZATIONS
 
-    assert get_args(Quantize) == QUANTIZATIONS
+    assert get_args(Quantize) == (*QUANTIZATIONS, "mixed")
     for name in get_args(Size):
         size = getattr(models, name.upper())
         assert f"{name} {size.num_layers} x {size.model_dim}" in SIZES

@@ -160,3 +160,9 @@ def test_benchmark_reads_the_column_that_belongs_to_the_task(folders, exported, 
         with pytest.raises(UserError, match="enough"):
             run("benchmark", path, "--data", data, *options)
     assert asked == [["a", "c"], ["b", "d"], ["a", "c"]]
+
+
+def test_bits_are_mixed_for_classifiers_alone(folders, tmp_path):
+    arguments = ("export", folders / "translate", "--format", "tflite", "--out", tmp_path / "m.tflite")
+    with pytest.raises(UserError, match=r"--quantize mixed: is for classifiers, .* Use --quantize int4\."):
+        run(*arguments, "--quantize", "mixed", "--max-bytes", 1009)
