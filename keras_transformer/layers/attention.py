@@ -17,12 +17,9 @@ from keras_transformer.layers.integer_policy import IntegerPolicy
 from keras_transformer.layers.masks import Tensor, with_head_axis
 from keras_transformer.layers.part_ranks import Ranks, dense, ranks_of_parts
 from keras_transformer.layers.per_token import as_matrix, leading_lengths
+from keras_transformer.layers.scores import MASKED_SCORE, scaled_scores, weighted_values
 
 PRODUCTS = ("query", "key", "value", "output")
-
-MASKED_SCORE, LARGEST_HALF_SCORE = -3e38, 1e30
-"""What a masked score becomes: below all others, finite, so that no row is NaN; and the bound of a float16 one."""
-
 
 class Attended(NamedTuple):
     """What one attention gives: its output, and the parts that a teacher is asked for."""
@@ -53,7 +50,7 @@ def attention_weights(
         TypeError: if `mask` isn't boolean.
         ValueError: if the mask's shape doesn't fit.
     """
-    scores = _scores(query, key, score_bias)
+    scores = scaled_scores(query, key, score_bias)
     if mask is not None:
         mask = with_head_axis(mask, scores)
         scores = ops.where(mask, scores, MASKED_SCORE)
@@ -62,25 +59,6 @@ def attention_weights(
     if mask is not None:
         weights = weights * ops.cast(mask, "float32")  # a row with no key stays 0, not uniform
     return ops.cast(weights, query.dtype)
-
-
-def _scores(query: Tensor, key: Tensor, score_bias: Tensor | None = None) -> Tensor:
-    """Q K^T / sqrt(d) + bias: (B, H, T, d) and (B, G, S, d) -> (B, H, T, S) float32."""
-    # Scaling the query touches T * d numbers, scaling the scores T * S.
-    scaled = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
-    grouped = _with_heads(scaled, key.shape[1])  # (B, G, H / G * T, d)
-    products = _with_heads(ops.matmul(grouped, ops.swapaxes(key, -1, -2)), query.shape[1])
-    scores = ops.cast(products, "float32")  # (B, H, T, S)
-    if keras.backend.standardize_dtype(query.dtype) == "float16":
-        # A product above 65504 is infinite there, and a row of infinities would be NaN.
-        scores = ops.clip(scores, -LARGEST_HALF_SCORE, LARGEST_HALF_SCORE)
-    return scores if score_bias is None else scores + ops.cast(score_bias, "float32")
-
-
-def weighted_values(weights: Tensor, value: Tensor) -> Tensor:
-    """Sum over the keys of weight times value: (B, H, T, S) and (B, G, S, d) -> (B, H, T, d)."""
-    grouped = _with_heads(weights, value.shape[1])  # (B, G, H / G * T, S)
-    return _with_heads(ops.matmul(grouped, value), weights.shape[1])
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -209,9 +187,9 @@ class MultiHeadAttention(keras.layers.Layer):
         Returns:
             (B, 1, D).
         """
-        known = _scores(query, memory.key, score_bias)
+        known = scaled_scores(query, memory.key, score_bias)
         known = ops.where(with_head_axis(attention_mask, known), known, MASKED_SCORE)
-        scores = ops.concatenate([known, _scores(query, own.key)], axis=-1)  # (B, H, 1, S + 1)
+        scores = ops.concatenate([known, scaled_scores(query, own.key)], axis=-1)  # (B, H, 1, S + 1)
         weights = ops.cast(ops.softmax(scores), query.dtype)
         behind = weighted_values(weights[..., :-1], memory.value)  # (B, H, 1, d)
         return self._mixed(behind + weighted_values(weights[..., -1:], own.value))
@@ -285,18 +263,6 @@ def _swap_heads_and_tokens(x: Tensor) -> Tensor:
         # Nothing moves in memory, so the one token of a decoding step costs no transpose.
         return ops.reshape(x, (-1, second, first, width))
     return ops.swapaxes(x, 1, 2)
-
-
-def _with_heads(x: Tensor, num_heads: int) -> Tensor:
-    """(B, a, b, n) -> (B, num_heads, a b / num_heads, n): neighbouring heads become rows of one, and back."""
-    batch, heads, rows, last = x.shape
-    if heads == num_heads:
-        return x
-    wanted = [batch, num_heads, None if rows is None else heads * rows // num_heads, last]
-    if wanted.count(None) > 1:
-        known = ops.shape(x)
-        wanted = [known[0], num_heads, wanted[2], known[3]]
-    return ops.reshape(x, tuple(-1 if length is None else length for length in wanted))
 
 
 def divisors(number: int) -> list[int]:
