@@ -26,8 +26,8 @@ from keras_transformer.distillation.token_scores import (
     scaled_scores,
 )
 from keras_transformer.distillation.weighing import shared_mask
-from keras_transformer.layers.attention import MASKED_SCORE
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.scores import MASKED_SCORE
 
 
 def attention_maps(pairs: Iterable[TapPair]) -> Loss:

@@ -6,8 +6,8 @@ from keras import ops
 
 from keras_transformer.distillation.losses import kl_divergence
 from keras_transformer.distillation.uncounted import at_real_tokens
-from keras_transformer.layers.attention import MASKED_SCORE
 from keras_transformer.layers.masks import Tensor
+from keras_transformer.layers.scores import MASKED_SCORE
 
 
 def real_keys(mask: Tensor) -> Tensor:

@@ -11,24 +11,24 @@ import keras
 from keras import ops
 
 from keras_transformer.checks import fraction, positive_integer
+from keras_transformer.layers.blocks import WeightDropout, attention_in_blocks, in_blocks
 from keras_transformer.layers.cache import KeyValues
 from keras_transformer.layers.fake_quantization import MovingRange
 from keras_transformer.layers.integer_policy import IntegerPolicy
-from keras_transformer.layers.masks import Tensor, with_head_axis
+from keras_transformer.layers.linear_biases import alibi_biases
+from keras_transformer.layers.masks import Tensor, causal_mask, require_boolean, with_head_axis
 from keras_transformer.layers.part_ranks import Ranks, dense, ranks_of_parts
 from keras_transformer.layers.per_token import as_matrix, leading_lengths
+from keras_transformer.layers.scores import MASKED_SCORE, scaled_scores, weighted_values
 
 PRODUCTS = ("query", "key", "value", "output")
-
-MASKED_SCORE, LARGEST_HALF_SCORE = -3e38, 1e30
-"""What a masked score becomes: below all others, finite, so that no row is NaN; and the bound of a float16 one."""
 
 
 class Attended(NamedTuple):
     """What one attention gives: its output, and the parts that a teacher is asked for."""
 
     context: Tensor  # (B, T, D)
-    attention: Tensor  # (B, H, T, S) weights before dropout
+    attention: Tensor | tuple[()]  # (B, H, T, S) weights before dropout, or () where nobody asked for them
     query: Tensor  # (B, H, T, d)
     key: Tensor  # (B, G, S, d)
     value: Tensor  # (B, G, S, d)
@@ -53,34 +53,15 @@ def attention_weights(
         TypeError: if `mask` isn't boolean.
         ValueError: if the mask's shape doesn't fit.
     """
-    scores = _scores(query, key, score_bias)
+    scores = scaled_scores(query, key, score_bias)
     if mask is not None:
-        mask = with_head_axis(mask, scores)
+        mask = with_head_axis(mask, scores.shape)
         scores = ops.where(mask, scores, MASKED_SCORE)
     # A lone key gets weight 1; Keras warns of a softmax over one.
     weights = ops.exp(scores - scores) if scores.shape[-1] == 1 else ops.softmax(scores)
     if mask is not None:
         weights = weights * ops.cast(mask, "float32")  # a row with no key stays 0, not uniform
     return ops.cast(weights, query.dtype)
-
-
-def _scores(query: Tensor, key: Tensor, score_bias: Tensor | None = None) -> Tensor:
-    """Q K^T / sqrt(d) + bias: (B, H, T, d) and (B, G, S, d) -> (B, H, T, S) float32."""
-    # Scaling the query touches T * d numbers, scaling the scores T * S.
-    scaled = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
-    grouped = _with_heads(scaled, key.shape[1])  # (B, G, H / G * T, d)
-    products = _with_heads(ops.matmul(grouped, ops.swapaxes(key, -1, -2)), query.shape[1])
-    scores = ops.cast(products, "float32")  # (B, H, T, S)
-    if keras.backend.standardize_dtype(query.dtype) == "float16":
-        # A product above 65504 is infinite there, and a row of infinities would be NaN.
-        scores = ops.clip(scores, -LARGEST_HALF_SCORE, LARGEST_HALF_SCORE)
-    return scores if score_bias is None else scores + ops.cast(score_bias, "float32")
-
-
-def weighted_values(weights: Tensor, value: Tensor) -> Tensor:
-    """Sum over the keys of weight times value: (B, H, T, S) and (B, G, S, d) -> (B, H, T, d)."""
-    grouped = _with_heads(weights, value.shape[1])  # (B, G, H / G * T, S)
-    return _with_heads(ops.matmul(grouped, value), weights.shape[1])
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -98,6 +79,8 @@ class MultiHeadAttention(keras.layers.Layer):
         head_dim: width d of one head; None = D / H. Another one is what remains when heads were cut away.
         num_key_value_heads: number G of key and value heads, a divisor of `num_heads`; None = H.
         ranks: of its factorised dense products, see `part_ranks`: {"query": 32}; None = none.
+        block_size: number of keys to attend to at a time, for more keys than that; None = 256 for more than 1024 x 1024
+            scores a head. Only where the weights aren't asked for and both lengths are known when the graph is built.
 
     Raises:
         ValueError: if `model_dim` can't be cut into `num_heads` equal heads, `num_heads` not into equal groups, or a
@@ -112,11 +95,15 @@ class MultiHeadAttention(keras.layers.Layer):
         head_dim: int | None = None,
         num_key_value_heads: int | None = None,
         ranks: Ranks | None = None,
+        block_size: int | None = None,
         **layer_options: Any,
     ) -> None:
         super().__init__(**layer_options)
         positive_integer("model_dim", model_dim)
         positive_integer("num_heads", num_heads)
+        if block_size is not None:
+            positive_integer("block_size", block_size)
+        self.block_size = block_size
         fraction("dropout", dropout)
         if head_dim is None:
             head_dim = _equal_share(model_dim, num_heads)
@@ -149,6 +136,7 @@ class MultiHeadAttention(keras.layers.Layer):
         memory: Tensor,
         *,
         attention_mask: Tensor | None = None,
+        with_weights: bool = True,
         training: bool = False,
     ) -> Attended:
         """Attend from each query position to the memory positions that the mask allows."""
@@ -156,6 +144,7 @@ class MultiHeadAttention(keras.layers.Layer):
             self.project_query(query),
             self.project_memory(memory),
             attention_mask=attention_mask,
+            with_weights=with_weights,
             training=training,
         )
 
@@ -177,14 +166,65 @@ class MultiHeadAttention(keras.layers.Layer):
         *,
         attention_mask: Tensor | None = None,
         score_bias: Tensor | None = None,
+        causal: bool = False,
+        linear_biases: bool = False,
+        with_weights: bool = True,
         training: bool = False,
     ) -> Attended:
-        """Attend from queries (B, H, T, d) to keys that are there already; mask and bias as `attention_weights`."""
+        """Attend from queries (B, H, T, d) to keys that are there already.
+
+        Args:
+            query: (B, H, T, d).
+            memory: (B, G, S, d) each.
+            attention_mask: as of `attention_weights`.
+            score_bias: as of `attention_weights`; with one of these there are no blocks.
+            causal: True to add a `causal_mask`, which blocks need not hold at once.
+            linear_biases: True to add `alibi_biases`, which blocks need not hold at once.
+            with_weights: False where they aren't used: then many keys are attended to in blocks.
+            training: True for dropout.
+        """
+        whole = with_weights or self.product_ranges or score_bias is not None
+        if not whole and in_blocks(query.shape[2], memory.key.shape[2], self.block_size):
+            context = self._in_blocks(query, memory, attention_mask, causal, linear_biases, training)
+            return Attended(self._mixed(context), (), query, *memory)
+        if causal:
+            attention_mask = _joined(attention_mask, causal_mask(ops.shape(query)[2]))
+        if linear_biases:
+            biases = alibi_biases(self.num_heads, ops.shape(query)[2], ops.shape(memory.key)[2])
+            score_bias = biases if score_bias is None else score_bias + biases
         taken_query, key, value = self._fake_integers((query, *memory), self.product_ranges[:3], training)
         weights = attention_weights(taken_query, key, attention_mask, score_bias)  # (B, H, T, S)
         dropped = self.weight_dropout(weights, training=training)
         (dropped,) = self._fake_integers((dropped,), self.product_ranges[3:], training)
-        return Attended(self._mixed(weighted_values(dropped, value)), weights, query, *memory)
+        context = self._mixed(weighted_values(dropped, value))
+        return Attended(context, weights if with_weights else (), query, *memory)
+
+    def _in_blocks(
+        self,
+        query: Tensor,
+        memory: KeyValues,
+        attention_mask: Tensor | None,
+        causal: bool,
+        linear_biases: bool,
+        training: bool,
+    ) -> Tensor:
+        """What the weights make of the values, (B, H, T, d)."""
+        mask = attention_mask
+        if mask is not None:
+            mask = with_head_axis(mask, (query.shape[0], self.num_heads, query.shape[2], memory.key.shape[2]))
+        dropout = None
+        if training and self.dropout > 0:
+            generator = self.weight_dropout.seed_generator
+            dropout = WeightDropout(self.dropout, generator, generator.next())
+        return attention_in_blocks(
+            query,
+            memory,
+            mask,
+            block_size=self.block_size,
+            causal=causal,
+            linear_biases=linear_biases,
+            dropout=dropout,
+        )
 
     def attend_beside(
         self,
@@ -209,9 +249,9 @@ class MultiHeadAttention(keras.layers.Layer):
         Returns:
             (B, 1, D).
         """
-        known = _scores(query, memory.key, score_bias)
-        known = ops.where(with_head_axis(attention_mask, known), known, MASKED_SCORE)
-        scores = ops.concatenate([known, _scores(query, own.key)], axis=-1)  # (B, H, 1, S + 1)
+        known = scaled_scores(query, memory.key, score_bias)
+        known = ops.where(with_head_axis(attention_mask, known.shape), known, MASKED_SCORE)
+        scores = ops.concatenate([known, scaled_scores(query, own.key)], axis=-1)  # (B, H, 1, S + 1)
         weights = ops.cast(ops.softmax(scores), query.dtype)
         behind = weighted_values(weights[..., :-1], memory.value)  # (B, H, 1, d)
         return self._mixed(behind + weighted_values(weights[..., -1:], own.value))
@@ -238,6 +278,7 @@ class MultiHeadAttention(keras.layers.Layer):
             "head_dim": self.head_dim,
             "num_key_value_heads": self.num_key_value_heads,
             "ranks": self.ranks and dict(self.ranks),
+            "block_size": self.block_size,
         }
         return {**super().get_config(), **own}
 
@@ -248,6 +289,16 @@ def product_ranges(policy: keras.DTypePolicy) -> list[MovingRange]:
         return []
     names = ("query_range", "key_range", "value_range", "weight_range")
     return [MovingRange(policy.momentum, name=name, dtype="float32") for name in names]
+
+
+def _joined(mask: Tensor | None, causal: Tensor) -> Tensor:
+    """Both masks in one: (B, S), (B, T, S) or (B, 1, T, S), and (1, T, T)."""
+    if mask is None:
+        return causal
+    mask = ops.convert_to_tensor(mask)
+    require_boolean("attention_mask", mask)
+    keys_alone = len(mask.shape) == 2
+    return ops.logical_and(ops.expand_dims(mask, 1) if keys_alone else mask, causal)
 
 
 def _equal_share(model_dim: int, num_heads: int) -> int:
@@ -285,18 +336,6 @@ def _swap_heads_and_tokens(x: Tensor) -> Tensor:
         # Nothing moves in memory, so the one token of a decoding step costs no transpose.
         return ops.reshape(x, (-1, second, first, width))
     return ops.swapaxes(x, 1, 2)
-
-
-def _with_heads(x: Tensor, num_heads: int) -> Tensor:
-    """(B, a, b, n) -> (B, num_heads, a b / num_heads, n): neighbouring heads become rows of one, and back."""
-    batch, heads, rows, last = x.shape
-    if heads == num_heads:
-        return x
-    wanted = [batch, num_heads, None if rows is None else heads * rows // num_heads, last]
-    if wanted.count(None) > 1:
-        known = ops.shape(x)
-        wanted = [known[0], num_heads, wanted[2], known[3]]
-    return ops.reshape(x, tuple(-1 if length is None else length for length in wanted))
 
 
 def divisors(number: int) -> list[int]:

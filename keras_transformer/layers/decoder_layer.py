@@ -20,7 +20,7 @@ class DecoderOutputs(NamedTuple):
     """What one decoder layer gives: its output, and the parts that a teacher is asked for."""
 
     hidden: Tensor  # (B, T, D)
-    attention: Tensor  # (B, H, T, T)
+    attention: Tensor | tuple[()]  # (B, H, T, T), or () where nobody asked for it
     query: Tensor  # (B, H, T, d)
     key: Tensor  # (B, G, T, d)
     value: Tensor  # (B, G, T, d)
@@ -53,6 +53,7 @@ class DecoderLayer(keras.layers.Layer):
         num_key_value_heads: number G of key and value heads of both attentions; None = H.
         cross_attention: True for attention to a memory, the encoder's output, between the other two parts.
         ranks: of its factorised dense products, see `part_ranks`: {"feed_forward/inner": 32}; None = none.
+        block_size: number of keys to attend to at a time, see `MultiHeadAttention`; None = chosen by the lengths.
 
     Raises:
         ValueError: for a number out of range, or heads that don't divide the width or each other.
@@ -71,6 +72,7 @@ class DecoderLayer(keras.layers.Layer):
         num_key_value_heads: int | None = None,
         cross_attention: bool = False,
         ranks: Ranks | None = None,
+        block_size: int | None = None,
         **layer_options: Any,
     ) -> None:
         # Rotations and biases must come in as they are: half precision would blur far positions.
@@ -82,6 +84,7 @@ class DecoderLayer(keras.layers.Layer):
         heads: dict[str, Any] = {
             "head_dim": head_dim,
             "num_key_value_heads": num_key_value_heads,
+            "block_size": block_size,
             "dtype": policy,
         }
         self.ranks = dict(ranks) if ranks else None
@@ -104,7 +107,7 @@ class DecoderLayer(keras.layers.Layer):
         self.feed_forward_norm = layer_norm("feed_forward_norm", epsilon, policy)
         self.residual_dropout = keras.layers.Dropout(dropout, name="dropout", dtype=policy)
         self.head_dim, self.activation = self.attention.head_dim, self.feed_forward.activation
-        self.num_key_value_heads = self.attention.num_key_value_heads
+        self.num_key_value_heads, self.block_size = self.attention.num_key_value_heads, block_size
 
     def build(self, x_shape: tuple, memory_shape: tuple | None = None) -> None:
         """Make the weights of each part; a memory may have a width of its own."""
@@ -124,6 +127,9 @@ class DecoderLayer(keras.layers.Layer):
         memory_mask: Tensor | None = None,
         rotation: Tensor | None = None,
         score_bias: Tensor | None = None,
+        causal: bool = False,
+        linear_biases: bool = False,
+        with_weights: bool = True,
         training: bool = False,
     ) -> DecoderOutputs:
         """Run on whole sequences.
@@ -135,6 +141,9 @@ class DecoderLayer(keras.layers.Layer):
             memory_mask: of x to the memory, (B, S) bool.
             rotation: (T, d) or (B, T, d) float32, see `rotary_table`; turns the self-attention's queries and keys.
             score_bias: (H, T, T) or (B, H, T, T) float32, see `alibi_biases`; added to the self-attention's scores.
+            causal: True to add a `causal_mask` to the self-attention, without T x T numbers where it goes in blocks.
+            linear_biases: True to add `alibi_biases` to the self-attention in the same way.
+            with_weights: False where they aren't used: then long sequences are attended to in blocks.
             training: True for dropout.
 
         Raises:
@@ -144,10 +153,17 @@ class DecoderLayer(keras.layers.Layer):
         x = ops.cast(x, self.compute_dtype)
         query, known = self._projected(x, rotation)
         attended = self.attention.attend(
-            query, known, attention_mask=attention_mask, score_bias=score_bias, training=training
+            query,
+            known,
+            attention_mask=attention_mask,
+            score_bias=score_bias,
+            causal=causal,
+            linear_biases=linear_biases,
+            with_weights=with_weights,
+            training=training,
         )
         remembered = None if memory is None else self.remember(ops.cast(memory, self.compute_dtype))
-        hidden, crossed = self._rest(x, attended.context, remembered, memory_mask, training)
+        hidden, crossed = self._rest(x, attended.context, remembered, memory_mask, with_weights, training)
         cross_weights = () if crossed is None else crossed.attention
         return DecoderOutputs(hidden, attended.attention, *attended[2:], cross_weights)
 
@@ -201,7 +217,7 @@ class DecoderLayer(keras.layers.Layer):
         else:
             kept = write(cache, new, position)
             context = self.attention.attend(query, kept, **masks).context
-        hidden, _ = self._rest(x, context, memory, memory_mask, training=False)
+        hidden, _ = self._rest(x, context, memory, memory_mask, with_weights=True, training=False)
         return Extended(hidden, kept)
 
     def _projected(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, KeyValues]:
@@ -212,14 +228,22 @@ class DecoderLayer(keras.layers.Layer):
         return rotate(query, rotation), known._replace(key=rotate(known.key, rotation))
 
     def _rest(
-        self, x: Tensor, context: Tensor, memory: KeyValues | None, memory_mask: Tensor | None, training: bool
+        self,
+        x: Tensor,
+        context: Tensor,
+        memory: KeyValues | None,
+        memory_mask: Tensor | None,
+        with_weights: bool,
+        training: bool,
     ) -> tuple[Tensor, Attended | None]:
         """What follows the self-attention -> the layer's output, and what the cross-attention gave."""
         x = self._after(self.attention_norm, x, context, training)
         crossed = None
         if memory is not None:
             query = self.cross_attention.project_query(self._before(self.cross_norm, x))
-            crossed = self.cross_attention.attend(query, memory, attention_mask=memory_mask, training=training)
+            crossed = self.cross_attention.attend(
+                query, memory, attention_mask=memory_mask, with_weights=with_weights, training=training
+            )
             x = self._after(self.cross_norm, x, crossed.context, training)
         inner = self.feed_forward(self._before(self.feed_forward_norm, x), training=training)
         return self._after(self.feed_forward_norm, x, inner, training), crossed
@@ -253,6 +277,7 @@ class DecoderLayer(keras.layers.Layer):
             "num_key_value_heads": self.num_key_value_heads,
             "cross_attention": self.cross_attention is not None,
             "ranks": self.ranks and dict(self.ranks),
+            "block_size": self.block_size,
         }
         return {**super().get_config(), **own}
 

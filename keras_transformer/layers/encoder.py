@@ -10,13 +10,14 @@ from keras_transformer.layers.attention import MultiHeadAttention
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.masks import Tensor
 from keras_transformer.layers.part_ranks import Ranks, ranks_of_parts
+from keras_transformer.layers.recomputing import check_recomputing, hidden_recomputed
 
 
 class Encoded(NamedTuple):
     """What one encoder layer gives: its output, and the parts that a teacher is asked for."""
 
     hidden: Tensor  # (B, T, D)
-    attention: Tensor  # (B, H, T, T)
+    attention: Tensor | tuple[()]  # (B, H, T, T), or () where nobody asked for it
     query: Tensor  # (B, H, T, d)
     key: Tensor  # (B, H, T, d)
     value: Tensor  # (B, H, T, d)
@@ -39,6 +40,7 @@ class EncoderLayer(keras.layers.Layer):
         epsilon: added to the variance in each LayerNorm; BERT has 1e-12.
         head_dim: width of one head; None = D / H.
         ranks: of its factorised dense products, see `part_ranks`: {"feed_forward/inner": 32}; None = none.
+        block_size: number of keys to attend to at a time, see `MultiHeadAttention`; None = chosen by the lengths.
 
     Raises:
         ValueError: for a number out of range, or heads that don't divide the width.
@@ -55,6 +57,7 @@ class EncoderLayer(keras.layers.Layer):
         epsilon: float = 1e-12,
         head_dim: int | None = None,
         ranks: Ranks | None = None,
+        block_size: int | None = None,
         **layer_options: Any,
     ) -> None:
         super().__init__(**layer_options)
@@ -65,9 +68,16 @@ class EncoderLayer(keras.layers.Layer):
         self.ranks = dict(ranks) if ranks else None
         part_ranks = ranks_of_parts(ranks, ("attention", "feed_forward"))
         self.attention = MultiHeadAttention(
-            model_dim, num_heads, dropout, head_dim, ranks=part_ranks["attention"], name="attention", dtype=policy
+            model_dim,
+            num_heads,
+            dropout,
+            head_dim,
+            ranks=part_ranks["attention"],
+            block_size=block_size,
+            name="attention",
+            dtype=policy,
         )
-        self.head_dim = self.attention.head_dim
+        self.head_dim, self.block_size = self.attention.head_dim, block_size
         self.feed_forward = FeedForward(
             model_dim, inner_dim, activation, ranks=part_ranks["feed_forward"], name="feed_forward", dtype=policy
         )
@@ -82,10 +92,14 @@ class EncoderLayer(keras.layers.Layer):
         for part in (self.attention_norm, self.feed_forward, self.feed_forward_norm):
             part.build(input_shape)
 
-    def call(self, x: Tensor, *, attention_mask: Tensor | None = None, training: bool = False) -> Encoded:
-        """(B, T, D) -> `Encoded`, whose `hidden` has the shape of the input."""
+    def call(
+        self, x: Tensor, *, attention_mask: Tensor | None = None, with_weights: bool = True, training: bool = False
+    ) -> Encoded:
+        """(B, T, D) -> `Encoded`, whose `hidden` has the shape of the input; without weights also in blocks."""
         normed = self.attention_norm(x) if self.norm_first else x
-        attended = self.attention(normed, normed, attention_mask=attention_mask, training=training)
+        attended = self.attention(
+            normed, normed, attention_mask=attention_mask, with_weights=with_weights, training=training
+        )
         x = x + self.residual_dropout(attended.context, training=training)
         if self.norm_first:
             inner = self.feed_forward(self.feed_forward_norm(x), training=training)
@@ -108,6 +122,7 @@ class EncoderLayer(keras.layers.Layer):
             "epsilon": self.epsilon,
             "head_dim": self.head_dim,
             "ranks": self.ranks and dict(self.ranks),
+            "block_size": self.block_size,
         }
         return {**super().get_config(), **own}
 
@@ -116,7 +131,8 @@ class EncoderLayer(keras.layers.Layer):
 class Encoder(keras.layers.Layer):
     """A stack of `num_layers` encoder layers: (B, T, D) -> (B, T, D). Pre-norm stacks end with a LayerNorm.
 
-    Args: as `EncoderLayer`, and `num_layers`.
+    Args: as `EncoderLayer`, and `num_layers`; with `recompute_layers`, training keeps the input of each layer alone and
+        runs the layers a second time for the gradients, which then takes about 4/3 of the time.
     """
 
     def __init__(
@@ -131,13 +147,17 @@ class Encoder(keras.layers.Layer):
         epsilon: float = 1e-12,
         head_dim: int | None = None,
         ranks: Ranks | None = None,
+        block_size: int | None = None,
+        recompute_layers: bool = False,
         **layer_options: Any,
     ) -> None:
         super().__init__(**layer_options)
         positive_integer("num_layers", num_layers)
+        check_recomputing(recompute_layers, self.dtype_policy)
+        self.recompute_layers = recompute_layers
         self.num_layers, self.model_dim, self.num_heads = num_layers, model_dim, num_heads
         self.inner_dim, self.dropout, self.norm_first, self.epsilon = inner_dim, dropout, norm_first, epsilon
-        self.ranks = dict(ranks) if ranks else None
+        self.ranks, self.block_size = dict(ranks) if ranks else None, block_size
         part_ranks = ranks_of_parts(ranks, [f"layer_{index}" for index in range(num_layers)])
         self.encoder_layers = [
             EncoderLayer(
@@ -150,6 +170,7 @@ class Encoder(keras.layers.Layer):
                 epsilon,
                 head_dim,
                 part_ranks[f"layer_{index}"],
+                block_size,
                 name=f"layer_{index}",
                 dtype=self.dtype_policy,
             )
@@ -167,14 +188,17 @@ class Encoder(keras.layers.Layer):
 
     def call(self, x: Tensor, *, attention_mask: Tensor | None = None, training: bool = False) -> Tensor:
         """(B, T, D) -> (B, T, D), the same mask in each layer."""
+        options = {"attention_mask": attention_mask, "with_weights": False, "training": training}
         for layer in self.encoder_layers:
-            x = layer(x, attention_mask=attention_mask, training=training).hidden
+            again = self.recompute_layers and training
+            x = hidden_recomputed(layer, {"x": x}, **options) if again else layer(x, **options).hidden
         return x if self.final_norm is None else self.final_norm(x)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         own = {
             "num_layers": self.num_layers,
+            "recompute_layers": self.recompute_layers,
             "model_dim": self.model_dim,
             "num_heads": self.num_heads,
             "inner_dim": self.inner_dim,
@@ -184,6 +208,7 @@ class Encoder(keras.layers.Layer):
             "epsilon": self.epsilon,
             "head_dim": self.head_dim,
             "ranks": self.ranks and dict(self.ranks),
+            "block_size": self.block_size,
         }
         return {**super().get_config(), **own}
 

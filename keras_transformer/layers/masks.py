@@ -70,7 +70,7 @@ def require_boolean(name: str, mask: Tensor) -> None:
         )
 
 
-def with_head_axis(mask: Tensor, scores: Tensor) -> Tensor:
+def with_head_axis(mask: Tensor, scores_shape: tuple) -> Tensor:
     """Bring a mask of shape (B, S), (B, T, S) or (B, 1, T, S) to one that broadcasts against scores (B, H, T, S).
 
     Raises:
@@ -85,10 +85,10 @@ def with_head_axis(mask: Tensor, scores: Tensor) -> Tensor:
         mask = ops.expand_dims(ops.expand_dims(mask, 1), 1)  # (B, 1, 1, S)
     elif rank == 3:
         mask = ops.expand_dims(mask, 1)  # (B, 1, T, S)
-    if len(mask.shape) != 4 or not _broadcasts(mask.shape, scores.shape):
+    if len(mask.shape) != 4 or not _broadcasts(mask.shape, scores_shape):
         raise ValueError(
             f"attention_mask of shape {tuple(mask.shape)} can't broadcast against scores (B, H, T, S) of shape "
-            f"{tuple(scores.shape)}. Pass (B, S) for keys, (B, T, S) for pairs, or (B, 1, T, S)."
+            f"{tuple(scores_shape)}. Pass (B, S) for keys, (B, T, S) for pairs, or (B, 1, T, S)."
         )
     return mask
 

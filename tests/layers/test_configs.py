@@ -26,6 +26,7 @@ DECODER = {
     "num_key_value_heads": 1,
     "cross_attention": True,
     "ranks": {"cross_attention/key": 2, "feed_forward/outer": 3},
+    "block_size": 3,
 }
 # Layers that give one dtype under each policy; the others give the policy's.
 HALVES = [layers.MultiHeadAttention, layers.EncoderLayer, layers.Encoder, layers.DecoderLayer, layers.Decoder]
@@ -40,6 +41,7 @@ EXAMPLES = {
             "head_dim": 5,
             "num_key_value_heads": 1,
             "ranks": {"query": 2},
+            "block_size": 3,
         },
         lambda x: ((x, x), {"attention_mask": REAL}),
     ),
@@ -58,6 +60,7 @@ EXAMPLES = {
             "epsilon": 1e-5,
             "head_dim": 5,
             "ranks": {"attention/value": 2, "feed_forward/inner": 3},
+            "block_size": 3,
         },
         lambda x: ((x,), {"attention_mask": REAL}),
     ),
@@ -73,6 +76,8 @@ EXAMPLES = {
             "epsilon": 1e-5,
             "head_dim": 5,
             "ranks": {"layer_1/attention/output": 2},
+            "block_size": 3,
+            "recompute_layers": True,
         },
         lambda x: ((x,), {"attention_mask": REAL}),
     ),
@@ -81,7 +86,7 @@ EXAMPLES = {
         lambda x: ((x, x), {"attention_mask": layers.causal_mask(5), "memory_mask": REAL}),
     ),
     layers.Decoder: (
-        {"num_layers": 3, **DECODER, "ranks": {"layer_2/attention/output": 2}},
+        {"num_layers": 3, **DECODER, "ranks": {"layer_2/attention/output": 2}, "recompute_layers": True},
         lambda x: ((x, x), {"attention_mask": layers.causal_mask(5), "memory_mask": REAL}),
     ),
     layers.CausalMask: ({}, lambda x: ((x,), {})),
