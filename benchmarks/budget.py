@@ -42,6 +42,11 @@ def folder_of(budget: str, seed: int) -> Path:
     return RUNS / f"{budget.replace(',', '_')}_seed_{seed}"
 
 
+def refusal_of(budget: str, seed: int) -> Path:
+    """A file that says that nothing fits."""
+    return RUNS / f"{folder_of(budget, seed).name}.refused.json"
+
+
 def search(teacher: Path, data: Path, budget: str, seed: int, epochs: int | None) -> None:
     """Run one search to its end, unless it is done."""
     out = folder_of(budget, seed)
@@ -60,7 +65,10 @@ def search(teacher: Path, data: Path, budget: str, seed: int, epochs: int | None
     ]
     started = time.perf_counter()
     done = subprocess.run(command, check=False)
-    if done.returncode not in (0, USERS_MISTAKE) or not (out / "search.json").exists():
+    if done.returncode == USERS_MISTAKE and not (out / "search.json").exists():
+        files.write_json(refusal_of(budget, seed), "no candidate fits")
+        return
+    if done.returncode not in (0, USERS_MISTAKE):
         raise SystemExit(f"{shlex.join(command)}: ended with code {done.returncode}. See what it said above.")
     files.write_json(out.with_name(f"{out.name}.seconds.json"), round(time.perf_counter() - started))
 
@@ -72,10 +80,10 @@ def page(seeds: list[int], options: str) -> str:
     lines = [
         "# The search to a budget",
         "",
-        "`keras-transformer demo --out DEMO && keras-transformer demo --write-data DATA && "
+        "Command: `keras-transformer demo --out DEMO && keras-transformer demo --write-data DATA && "
         f"python benchmarks/budget.py DEMO/teacher DATA {options}`",
         "",
-        f"{benchmark.machine()}",
+        f"Machine: {', '.join(f'{name} {value}' for name, value in benchmark.machine().items())}",
         "",
         f"Asked for: at least {MIN_ACCURACY} of the teacher's accuracy.",
         "",
@@ -83,6 +91,11 @@ def page(seeds: list[int], options: str) -> str:
         "|---|---:|---|---:|---:|---:|---:|---:|---|---:|",
         *(summary(budget, seed, record) for (budget, seed), record in found.items()),
         "",
+        *(
+            f"{budget}, seed {seed}: no candidate fits.\n"
+            for budget, seed in records
+            if refusal_of(budget, seed).exists()
+        ),
         "Times faster: than the teacher as a Keras graph, text in, label out, in one thread, both timed in turn.",
     ]
     for (budget, seed), record in found.items():

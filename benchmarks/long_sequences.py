@@ -136,9 +136,9 @@ def page(found: dict[str, dict[int, Entry | str]], num_layers: int) -> str:
             "# What a training step costs on long sequences",
             f"Command: `{command_prefix()}python benchmarks/long_sequences.py{more}`",
             "Machine: " + ", ".join(f"{name} {value}" for name, value in machine.items()),
-            f"An encoder of {num_layers} layers, width {MODEL_DIM}, {NUM_HEADS} heads, inner width {INNER_DIM}; one row of "
-            "float32 vectors, no dropout, Adam, graph mode. Peak memory above that of the loaded library, the weights "
-            "and the batch; time of the second step, or of the first where that is "
+            f"An encoder of {num_layers} layers, width {MODEL_DIM}, {NUM_HEADS} heads, inner width {INNER_DIM}; one "
+            "row of float32 vectors, no dropout, Adam, graph mode. Peak memory above that of the loaded library, the "
+            "weights and the batch; time of the second step, or of the first where that is "
             f"over {LONG_STEP} s. Each entry has a process of its own. Left out: what would need more than "
             f"{MOST_BYTES / 1e9:.0f} GB or {MOST_SECONDS} s, if four times the entry above it.",
             f"| tokens | {' | '.join(WAYS)} |\n|---:|{'---:|' * len(WAYS)}\n" + "\n".join(rows),

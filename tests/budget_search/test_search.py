@@ -117,6 +117,7 @@ def test_everything_that_was_tried_is_recorded(found):
     assert not out.with_name("small.partial").exists()
 
 
+@pytest.mark.slow
 def test_a_search_that_was_stopped_goes_on_and_asks_nothing_twice(files, found, monkeypatch):
     _, told = found
     again = settings(files, files / "again", ROOM, "0.3x")
@@ -144,6 +145,7 @@ def test_a_search_that_was_stopped_goes_on_and_asks_nothing_twice(files, found, 
         assert went_on["accuracy"] == told["accuracy"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_nearest_file_and_ends_badly_where_wishes_clash(files, one_sensitivity):
     out = files / "clash"
     named = ["--data", files / "train.csv", "--test", files / "test.csv", "--out", out]
